@@ -1,0 +1,16 @@
+"""Losses on masked tokens."""
+
+from bertswin_ext.losses.masked import MaskedL2Loss, masked_l2
+from bertswin_ext.losses.reconstruction import ReconstructionLoss
+from bertswin_ext.losses.structure import SubpatchStructureLoss, structure_terms
+from bertswin_ext.losses.tissue import TissueWeightedLoss, bone_surface_shell
+
+__all__ = [
+    "MaskedL2Loss",
+    "ReconstructionLoss",
+    "SubpatchStructureLoss",
+    "TissueWeightedLoss",
+    "bone_surface_shell",
+    "masked_l2",
+    "structure_terms",
+]

@@ -1,0 +1,46 @@
+"""Mean squared error on masked tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from bertswin_ext.losses.reconstruction import ReconstructionLoss, mean_over_scored
+
+__all__ = ["MaskedL2Loss", "masked_l2"]
+
+
+def masked_l2(input: torch.Tensor, target: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Mean squared error over the voxels of the scored patches.
+
+    Args:
+        input: predicted patches (b, n, v), v voxels in a patch.
+        target: true patches (b, n, v).
+        scored: (b, n) bool.
+
+    Returns:
+        A scalar, 0 when nothing is scored.
+    """
+    return mean_over_scored((input - target) ** 2, scored)
+
+
+class MaskedL2Loss(ReconstructionLoss):
+    """Mean squared error over the voxels of masked patches.
+
+    See `ReconstructionLoss` for arguments and shapes.
+
+    Source: He et al., arXiv 2111.06377, section 3, on raw voxels.
+    """
+
+    term_names = ("l2",)
+
+    def patch_terms(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        scored: torch.Tensor,
+        fields: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """The single term ``l2``."""
+        return {"l2": masked_l2(input, target, scored)}

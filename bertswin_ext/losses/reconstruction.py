@@ -1,0 +1,113 @@
+"""What all reconstruction losses share: patches of a volume, which of them count, named terms and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from torch import nn
+
+__all__ = ["ReconstructionLoss", "mean_over_scored", "scored_tokens", "to_patches"]
+
+
+def to_patches(x: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Cut a volume (b, c, i, j, k) into flat patches (b, n, c*p*p*p), voxels of a patch in (c, i, j, k) order."""
+    p = patch_size
+    return rearrange(x, "b c (gi p) (gj q) (gk r) -> b (gi gj gk) (c p q r)", p=p, q=p, r=p)
+
+
+def scored_tokens(masked: torch.Tensor, valid: torch.Tensor | None = None, score_invalid: bool = False) -> torch.Tensor:
+    """Tokens that a loss looks at: masked ones, inside the field of view unless ``score_invalid``. (b, n) bool."""
+    return masked if valid is None or score_invalid else masked & valid
+
+
+def mean_over_scored(values: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Mean of (b, n, ...) over the scored tokens (b, n); 0 where none is scored."""
+    per_token = values.flatten(2).mean(dim=2)
+    return torch.where(scored, per_token, 0.0).sum() / scored.sum().clamp(min=1)
+
+
+class ReconstructionLoss(nn.Module):
+    """Base of the losses that compare a reconstruction with its volume, patch by patch.
+
+    A subclass names its terms in ``term_names`` and computes them in `patch_terms`.
+
+    Args:
+        patch_size: edge of a token in voxels.
+        loss_weights: weight of every term, in the order of ``term_names``.
+        score_invalid: also score masked tokens outside the field of view, as the reference code does.
+
+    Shape:
+        - input: mapping with ``reconstruction`` (b, c, i, j, k) and ``masked`` (b, n) bool.
+        - target: the volume (b, c, i, j, k), or a mapping with ``image`` and, where known, ``valid`` (b, n) bool and
+          ``label`` (b, 1, i, j, k).
+        - output: a scalar.
+
+    Raises:
+        ValueError: the number of weights is not the number of terms, or shapes do not fit.
+    """
+
+    term_names: tuple[str, ...] = ()
+
+    def __init__(self, patch_size: int, loss_weights: tuple[float, ...] = (1.0,), score_invalid: bool = False) -> None:
+        super().__init__()
+        if len(loss_weights) != len(self.term_names):
+            raise ValueError(
+                f"`loss_weights` must have one weight for each of {self.term_names}, got {tuple(loss_weights)}."
+            )
+        self.patch_size = patch_size
+        self.loss_weights = dict(zip(self.term_names, loss_weights, strict=True))
+        self.score_invalid = score_invalid
+        self.last_terms: dict[str, torch.Tensor] = {}
+
+    def forward(
+        self, input: Mapping[str, torch.Tensor], target: torch.Tensor | Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Weighted sum of the terms; ``last_terms`` then holds them, detached."""
+        terms = self.terms(input, target)
+        self.last_terms = {name: term.detach() for name, term in terms.items()}
+        return torch.stack([weight * terms[name] for name, weight in self.loss_weights.items()]).sum()
+
+    def terms(
+        self, input: Mapping[str, torch.Tensor], target: torch.Tensor | Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The terms by name, unweighted scalars in float32 (float64 for float64 input)."""
+        fields = target if isinstance(target, Mapping) else {"image": target}
+        reconstruction, image = _exact(input["reconstruction"]), _exact(fields["image"])
+        if reconstruction.shape != image.shape:
+            raise ValueError(
+                f"The reconstruction must have the target's shape {tuple(image.shape)}, "
+                f"got {tuple(reconstruction.shape)}."
+            )
+        scored = scored_tokens(input["masked"], fields.get("valid"), self.score_invalid)
+        patches = to_patches(reconstruction, self.patch_size), to_patches(image, self.patch_size)
+        if scored.shape != patches[0].shape[:2]:
+            raise ValueError(
+                f"`masked` must be (batch, tokens) = {tuple(patches[0].shape[:2])} for patch_size "
+                f"{self.patch_size}, got {tuple(scored.shape)}."
+            )
+        with torch.autocast(image.device.type, enabled=False):
+            return self.patch_terms(*patches, scored, fields)
+
+    def patch_terms(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        scored: torch.Tensor,
+        fields: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """The terms from patches.
+
+        Args:
+            input: predicted patches (b, n, c*p*p*p).
+            target: true patches, likewise.
+            scored: (b, n) bool, tokens that count.
+            fields: everything the batch knows of the target: ``image``, ``label``, ...
+        """
+        raise NotImplementedError("A reconstruction loss computes its terms in `patch_terms`.")
+
+
+def _exact(x: torch.Tensor) -> torch.Tensor:
+    """Statistics are computed in float32, whatever the autocast type."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,74 @@
+"""The baseline: MONAI's ViT masked autoencoder behind the contract of `BertsWinMAE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from monai.networks.nets import MaskedAutoEncoderViT
+from monai.utils import ensure_tuple_rep
+
+from bertswin_ext.networks.masking import choose_visible
+
+__all__ = ["ViTMAE"]
+
+
+class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
+    """`monai.networks.nets.MaskedAutoEncoderViT` that takes the mask's noise and returns a volume.
+
+    Encoder and decoder are MONAI's own. Only two things are added: the visible tokens follow ``noise``, and the
+    predicted patches are put back on the grid.
+
+    Args:
+        in_channels: channels of the volume.
+        img_size: voxels per axis.
+        patch_size: edge of a cubic patch in voxels.
+        **kwargs: everything else that MONAI's network takes.
+    """
+
+    def __init__(self, in_channels: int, img_size: int | Sequence[int], patch_size: int, **kwargs: Any) -> None:
+        super().__init__(in_channels, img_size, patch_size, **kwargs)
+        sizes = ensure_tuple_rep(img_size, 3)
+        self.in_channels = in_channels
+        self.grid_size = tuple(size // patch_size for size in sizes)
+        self._noise: torch.Tensor | None = None
+
+    def forward(
+        self, x: torch.Tensor, valid: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Hide most of a volume and reconstruct all of it.
+
+        Args:
+            x: (b, c, i, j, k).
+            valid: (b, n) bool; the tokens outside are hidden as long as enough valid ones can be visible.
+            noise: (b, n); the tokens with the lowest noise stay visible. Drawn uniformly when not given.
+
+        Returns:
+            ``reconstruction`` (b, c, i, j, k) and ``masked`` (b, n) bool.
+        """
+        if noise is None:
+            noise = torch.rand(len(x), self.patch_embedding.n_patches, device=x.device)
+        self._noise = noise if valid is None else noise.masked_fill(~valid, float("inf"))
+        patches, masked = super().forward(x)
+        self._noise = None
+        gi, gj, gk = self.grid_size
+        p, q, r = self.patch_size
+        pattern = "b (gi gj gk) (c p q r) -> b c (gi p) (gj q) (gk r)"
+        volume = rearrange(patches, pattern, gi=gi, gj=gj, gk=gk, c=self.in_channels, p=p, q=q, r=r)
+        return {"reconstruction": volume, "masked": masked.bool()}
+
+    def _masking(
+        self, x: torch.Tensor, masking_ratio: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """MONAI's hook, with the noise of `forward` in the place of its own draw."""
+        if self._noise is None:
+            raise RuntimeError("The mask is drawn in `forward`; call the network itself.")
+        ratio = self.masking_ratio if masking_ratio is None else masking_ratio
+        visible = choose_visible(self._noise, ratio)
+        rows = visible.sample.view(len(x), -1)
+        columns = visible.token.view(len(x), -1)
+        masked = torch.ones(x.shape[:2], dtype=torch.int, device=x.device)
+        masked[rows, columns] = 0
+        return x[rows, columns], columns, masked

@@ -1,0 +1,172 @@
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from bertswin_ext.losses import MaskedL2Loss, SubpatchStructureLoss, TissueWeightedLoss, bone_surface_shell
+from bertswin_ext.voxels import VOXELS
+
+ALL_MASKED = torch.ones(1, 8, dtype=torch.bool)
+
+
+def output(reconstruction, masked=ALL_MASKED):
+    return {"reconstruction": reconstruction, "masked": masked}
+
+
+def one_token(token):
+    masked = torch.zeros(1, 8, dtype=torch.bool)
+    masked[0, token] = True
+    return masked
+
+
+LOSSES = [MaskedL2Loss(8), SubpatchStructureLoss(8, 4), TissueWeightedLoss(8, 4)]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_only_the_masked_patch_is_scored(loss):
+    torch.manual_seed(0)
+    image, label = torch.randn(1, 1, 16, 16, 16), torch.zeros(1, 1, 16, 16, 16)
+    target = {"image": image, "label": label}
+    prediction = torch.randn_like(image).requires_grad_()
+    loss(output(prediction, one_token(5)), target).backward()
+    touched = {tuple(place) for place in (prediction.grad.nonzero()[:, 2:] // 8).tolist()}
+    assert touched == {(1, 0, 1)}
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_perfect_prediction_and_empty_mask(loss):
+    image = torch.randn(1, 1, 16, 16, 16)
+    target = {"image": image, "label": torch.ones_like(image)}
+    assert loss(output(image.clone()), target).item() == pytest.approx(0, abs=1e-6)
+    assert loss(output(torch.zeros_like(image), ~ALL_MASKED), target).item() == 0
+
+
+def test_invalid_tokens_are_not_scored_unless_asked():
+    image, prediction = torch.zeros(1, 1, 16, 16, 16), torch.zeros(1, 1, 16, 16, 16)
+    prediction[..., 8:] = 2.0
+    valid = torch.tensor([[True, False] * 4])
+    target = {"image": image, "valid": valid}
+    assert MaskedL2Loss(8)(output(prediction), target).item() == 0
+    assert MaskedL2Loss(8, score_invalid=True)(output(prediction), target).item() == 2.0
+
+
+def test_named_terms_make_the_total():
+    torch.manual_seed(0)
+    image, prediction = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16)
+    loss = SubpatchStructureLoss(8, 4)
+    total = loss(output(prediction, ALL_MASKED.expand(2, -1)), image)
+    terms = loss.terms(output(prediction, ALL_MASKED.expand(2, -1)), image)
+    assert list(terms) == ["brightness", "contrast", "structure"]
+    expected = 0.3 * terms["brightness"] + 0.2 * terms["contrast"] + 0.5 * terms["structure"]
+    torch.testing.assert_close(total, expected)
+    assert {name: term.item() for name, term in loss.last_terms.items()} == {k: v.item() for k, v in terms.items()}
+    assert not any(term.requires_grad for term in loss.last_terms.values())
+
+
+def test_terms_by_hand_for_one_subpatch():
+    torch.manual_seed(0)
+    p, t = torch.randn(8, 8, 8, dtype=torch.float64), torch.randn(8, 8, 8, dtype=torch.float64)
+    terms = SubpatchStructureLoss(8).terms(output(p[None, None], torch.ones(1, 1, dtype=torch.bool)), t[None, None])
+    mp, mt, sp, st = p.mean(), t.mean(), p.std(correction=0), t.std(correction=0)
+    assert terms["brightness"].item() == pytest.approx(((mp - mt) ** 2).item())
+    assert terms["contrast"].item() == pytest.approx(((sp - st) ** 2).item())
+    structure = (((p - mp) / (sp + 1e-8) - (t - mt) / (st + 1e-8)) ** 2).mean()
+    assert terms["structure"].item() == pytest.approx(structure.item())
+
+
+def test_gradients():
+    torch.manual_seed(0)
+    image = torch.randn(1, 2, 8, 8, 8, dtype=torch.float64)
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    prediction = torch.randn_like(image).requires_grad_()
+    for loss in (MaskedL2Loss(4), SubpatchStructureLoss(4, 2)):
+        assert gradcheck(lambda x, loss=loss: loss(output(x, masked), image), prediction)
+
+
+@pytest.mark.parametrize("value", [-1.75, -1.7128, 0.1])
+def test_constant_subpatches_stay_finite(value):
+    image = torch.full((1, 1, 16, 16, 16), value)
+    prediction = torch.full_like(image, value).requires_grad_()
+    loss = SubpatchStructureLoss(8)(output(prediction), image)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(prediction.grad).all()
+
+
+def test_eps_tames_the_gradient_of_nearly_constant_subpatches():
+    torch.manual_seed(0)
+    image = torch.randn(1, 1, 16, 16, 16)
+
+    def largest_gradient(eps):
+        prediction = (1e-5 * torch.randn_like(image)).requires_grad_()
+        SubpatchStructureLoss(8, eps=eps)(output(prediction), image).backward()
+        return prediction.grad.abs().max()
+
+    assert largest_gradient(0.01) < 0.01 * largest_gradient(1e-8)
+
+
+def test_statistics_are_float32_under_autocast():
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = SubpatchStructureLoss(8)(output(image.bfloat16()), image)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(SubpatchStructureLoss(8)(output(image.bfloat16()), image).item(), rel=1e-6)
+
+
+def test_shell_equals_repeated_steps_of_a_small_cube():
+    torch.manual_seed(0)
+    label = torch.zeros(1, 1, 24, 24, 24)
+    label[..., 8:16, 4:20, 8:15] = 1
+    label[..., 2:5, 2:22, 3:9] = 2
+    bone = (label > 0).float()
+    grown, shrunk = bone, bone
+    for _ in range(4):
+        grown = torch.nn.functional.max_pool3d(grown, 3, 1, 1)
+    for _ in range(2):
+        shrunk = -torch.nn.functional.max_pool3d(-shrunk, 3, 1, 1)
+    assert torch.equal(bone_surface_shell(label), (grown > 0) & (shrunk == 0))
+
+
+def test_tissue_weights_select_soft_tissue_and_shell():
+    air, soft, bone = (VOXELS.normalized(hu) for hu in (-1000, 40, 1400))
+    image = torch.full((1, 1, 16, 16, 16), air)
+    image[..., :8, :, :] = soft
+    label = torch.zeros_like(image)
+    label[0, 0, 10:16, 8:16, 8:16] = 1
+    image[label > 0] = bone
+    prediction = image + 0.5 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    structure = SubpatchStructureLoss(8)
+    soft_tokens = torch.tensor([[True] * 4 + [False] * 4])
+    shell = torch.nn.functional.avg_pool3d(bone_surface_shell(label).float(), 8).flatten(1) > 0.5
+    assert shell.any()
+    expected = sum(
+        weight * structure(output(prediction, selected), image)
+        for weight, selected in ((0.3, ALL_MASKED), (0.5, soft_tokens), (0.2, shell))
+    )
+    actual = TissueWeightedLoss(8)(output(prediction), {"image": image, "label": label})
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SubpatchStructureLoss(8, 3), r"`subpatch_size` must be at least 2 and divide patch_size 8, got 3\."),
+        (
+            lambda: SubpatchStructureLoss(8, loss_weights=(1, 2)),
+            r"one weight for each of \('brightness', .*got \(1, 2\)",
+        ),
+        (lambda: TissueWeightedLoss(8, tissue_weights=(1, 2)), r"`tissue_weights` must be three: .*, got \(1, 2\)\."),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_bad_shapes():
+    image = torch.zeros(1, 1, 16, 16, 16)
+    with pytest.raises(ValueError, match=r"must have the target's shape \(1, 1, 16, 16, 16\), got \(1, 1, 8, 16, 16\)"):
+        MaskedL2Loss(8)(output(image[:, :, :8]), image)
+    with pytest.raises(ValueError, match=r"`masked` must be \(batch, tokens\) = \(1, 64\) for patch_size 4"):
+        MaskedL2Loss(4)(output(image), image)
+    with pytest.raises(ValueError, match=r"needs a `label` beside the `image`, found only \['image'\]\. Add labels"):
+        TissueWeightedLoss(8)(output(image), {"image": image})

@@ -1,0 +1,126 @@
+import pytest
+import torch
+
+from bertswin_ext.networks import BertsWinMAE, convert_upstream_state_dict, load_weights, read_checkpoint
+from tests.golden import reference
+
+
+def upstream_and_network():
+    description, _ = reference.load("model_a_loose")
+    config = description["config"]
+    network = BertsWinMAE(
+        img_size=config["img_size"],
+        patch_size=config["patch_size"],
+        hidden_size=config["encoder_embed_dim"],
+        num_layers=2,
+        num_heads=4,
+        window_size=(4, 4, 4),
+        decoder_hidden_size=64,
+        stem_channels=16,
+    )
+    weights = {key: torch.from_numpy(value) for key, value in reference.upstream_state_dict(description).items()}
+    return weights, network.double()
+
+
+def test_reversed_axes_give_the_transposed_network():
+    upstream, network = upstream_and_network()
+    x = torch.randn(1, 1, 32, 32, 32, dtype=torch.float64)
+    noise = torch.rand(1, 64)
+    network.load_state_dict(convert_upstream_state_dict(upstream, network, axes="ijk")[0])
+    plain = network(x, noise=noise)["reconstruction"]
+    features = network.encode_volume(x)
+    network.load_state_dict(convert_upstream_state_dict(upstream, network, axes="zyx")[0])
+    transposed_noise = noise.view(1, 4, 4, 4).permute(0, 3, 2, 1).reshape(1, 64)
+    transposed = network(x.permute(0, 1, 4, 3, 2), noise=transposed_noise)["reconstruction"]
+    torch.testing.assert_close(transposed.permute(0, 1, 4, 3, 2), plain, rtol=1e-6, atol=1e-6)
+    # hidden channels are permuted along: positions of i and k live in swapped thirds
+    swapped = network.encode_volume(x.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
+    first, second, third = swapped.chunk(3, dim=1)
+    torch.testing.assert_close(torch.cat([third, second, first], dim=1), features, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(network(x, noise=noise)["reconstruction"], plain, atol=1e-2)
+
+
+def test_shifted_windows_transpose_too():
+    torch.manual_seed(0)
+    arguments = {"patch_size": 8, "hidden_size": 48, "num_layers": 2, "num_heads": 4, "window_size": 2}
+    network = BertsWinMAE(img_size=(24, 32, 40), decoder_hidden_size=64, stem_channels=16, **arguments).double()
+    other = BertsWinMAE(img_size=(40, 32, 24), decoder_hidden_size=64, stem_channels=16, **arguments).double()
+    upstream = to_upstream_names(network.state_dict())
+    other.load_state_dict(convert_upstream_state_dict(upstream, other)[0])
+    x, noise = torch.randn(1, 1, 24, 32, 40, dtype=torch.float64), torch.rand(1, 60)
+    turned = noise.view(1, 3, 4, 5).permute(0, 3, 2, 1).reshape(1, 60)
+    result = other(x.permute(0, 1, 4, 3, 2), noise=turned)["reconstruction"].permute(0, 1, 4, 3, 2)
+    torch.testing.assert_close(result, network(x, noise=noise)["reconstruction"], rtol=1e-6, atol=1e-6)
+
+
+def to_upstream_names(state_dict):
+    renamed = {}
+    for key, value in state_dict.items():
+        key = key.replace("mask_token", "mask_token_enc").replace("encoder.blocks.", "features.0.")
+        key = key.replace("mlp.linear1", "mlp.0").replace("mlp.linear2", "mlp.3")
+        key = key.replace("decoder.embed", "decoder_embed").replace("decoder.head", "decoder_head")
+        if key.startswith("stem.stages"):
+            stage, layer, rest = key.split(".", 4)[2:]
+            key = f"patch_embed.{3 * int(stage) + int(layer)}.{rest}"
+        renamed[key.replace("stem.projection", "patch_embed.9")] = value
+    return renamed
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "model_state_dict"])
+def test_wrappers_and_prefixes(prefix, wrapper):
+    upstream, network = upstream_and_network()
+    checkpoint = {prefix + key: value for key, value in upstream.items()}
+    if wrapper:
+        checkpoint = {wrapper: checkpoint, "epoch": 3}
+    converted, report = convert_upstream_state_dict(checkpoint, network)
+    assert report.match == 1.0
+    assert report.missing == report.unexpected == report.mismatched == ()
+    assert set(converted) == set(network.state_dict())
+
+
+def test_poor_match_is_refused():
+    upstream, network = upstream_and_network()
+    del upstream["decoder_embed.weight"]
+    upstream["decoder_embed.bias"] = torch.zeros(3)
+    upstream["something"] = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"48 of the network's 50 tensors matched; 1 missing: decoder\.embed\.weight"):
+        convert_upstream_state_dict(upstream, network, min_match=0.99)
+    report = convert_upstream_state_dict(upstream, network, min_match=0.9)[1]
+    assert report.unexpected == ("something",)
+    assert report.mismatched == ("decoder.embed.bias (3,) instead of (64,)",)
+
+
+def test_bad_axes():
+    upstream, network = upstream_and_network()
+    with pytest.raises(ValueError, match=r"`axes` must be 'zyx' or 'ijk', got 'xyz'\."):
+        convert_upstream_state_dict(upstream, network, axes="xyz")
+
+
+def test_load_weights_round_trip(tmp_path):
+    network = upstream_and_network()[1]
+    torch.save({"model": network.state_dict()}, tmp_path / "model.pt")
+    other = upstream_and_network()[1]
+    assert load_weights(other, tmp_path / "model.pt").match == 1.0
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+def test_unreadable_checkpoints(tmp_path):
+    with pytest.raises(ValueError, match=r"Checkpoint .*gone\.pt does not exist\. Check the path\."):
+        read_checkpoint(tmp_path / "gone.pt")
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pt")
+    data = (tmp_path / "whole.pt").read_bytes()
+    cases = {"torn.pt": data[: len(data) // 2], "empty.pt": b"", "text.pt": b"hello world"}
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"Checkpoint .*{name} cannot be read: .*Copy it again"):
+            read_checkpoint(tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match=r"list\.pt must hold a dictionary, found list\."):
+        read_checkpoint(tmp_path / "list.pt")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    torch.save({"network": torch.nn.Linear(2, 2)}, tmp_path / "pickled.pt")
+    with pytest.raises(ValueError, match=r"pickled\.pt cannot be read: .*other things than tensors"):
+        read_checkpoint(tmp_path / "pickled.pt")
