@@ -9,6 +9,7 @@ from bertswin_ext.networks.weights import (
     convert_upstream_state_dict,
     load_weights,
     read_checkpoint,
+    save_encoder,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "convert_upstream_state_dict",
     "load_weights",
     "read_checkpoint",
+    "save_encoder",
 ]

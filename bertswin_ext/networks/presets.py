@@ -19,18 +19,18 @@ def bertswin_base(**overrides: Any) -> BertsWinMAE:
 
 
 def bertswin_tiny(**overrides: Any) -> BertsWinMAE:
-    """A network that learns on two CPU cores: cube 64, patch 8, 4 blocks of width 192, window 4.
+    """A network that learns on two CPU cores: cube 48, patch 8, 4 blocks of width 96, window 3.
 
     Args:
         **overrides: arguments of `BertsWinMAE` that should differ.
     """
     tiny: dict[str, Any] = {
-        "img_size": 64,
+        "img_size": 48,
         "patch_size": 8,
-        "hidden_size": 192,
+        "hidden_size": 96,
         "num_layers": 4,
-        "num_heads": 6,
-        "window_size": 4,
+        "num_heads": 4,
+        "window_size": 3,
         "decoder_hidden_size": 128,
         "stem_channels": 16,
     }

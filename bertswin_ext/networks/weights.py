@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-__all__ = ["WeightReport", "convert_upstream_state_dict", "load_weights", "read_checkpoint"]
+from bertswin_ext.files import written_whole
+from bertswin_ext.networks.masked_autoencoder import BertsWinMAE
+from bertswin_ext.voxels import VOXELS
+
+__all__ = ["WeightReport", "convert_upstream_state_dict", "load_weights", "read_checkpoint", "save_encoder"]
+
+logger = logging.getLogger(__name__)
 
 AxisOrder = Literal["zyx", "ijk"]
 
@@ -145,7 +152,43 @@ def load_weights(network: nn.Module, path: str | Path, min_match: float = 1.0) -
     report = _compare(state_dict, network)
     _refuse_poor_match(report, min_match, f"Checkpoint {path}")
     network.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
+    logger.info("%s: %s", path, report)
     return report
+
+
+def save_encoder(network: BertsWinMAE, path: str | Path, spacing_mm: float | Sequence[float]) -> None:
+    """Write everything of a network but its decoder, with a record of what the weights expect of their input.
+
+    Args:
+        network: the pre-trained network.
+        path: file to write: ``model``, a state dict, and ``record``, plain values.
+        spacing_mm: edge of the voxels it was trained on.
+
+    Raises:
+        ValueError: the network is not a `BertsWinMAE`.
+    """
+    if not isinstance(network, BertsWinMAE):
+        raise ValueError(f"Only a BertsWinMAE has an encoder to export, got {type(network).__name__}.")
+    state_dict = {key: value.cpu() for key, value in network.state_dict().items() if not key.startswith("decoder.")}
+    record = {
+        "network": "BertsWinMAE",
+        "img_size": list(network.img_size),
+        "patch_size": network.patch_size,
+        "window_size": list(network.window_size),
+        "in_channels": network.in_channels,
+        "hidden_size": network.hidden_size,
+        "num_layers": len(network.encoder.blocks),
+        "stem": network.stem.kind,
+        "axes": "RAS",
+        "spacing_mm": list(spacing_mm) if isinstance(spacing_mm, Sequence) else [float(spacing_mm)] * 3,
+        "min_hu": VOXELS.min_hu,
+        "max_hu": VOXELS.max_hu,
+        "mean_hu": VOXELS.mean_hu,
+        "std_hu": VOXELS.std_hu,
+    }
+    with written_whole(path) as temporary:
+        torch.save({"model": state_dict, "record": record}, temporary)
+    logger.info("encoder of %d tensors written to %s", len(state_dict), path)
 
 
 def _unwrap(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,132 @@
+"""Open every volume of a datalist before a long run does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertswin_ext.data.datalist import Item, load_datalist
+from bertswin_ext.data.volume_error import VolumeError
+from bertswin_ext.data.volume_reader import VolumeReader
+
+Array = npt.NDArray[Any]
+
+_AIR_BELOW_HU = -500.0
+_BONE_ABOVE_HU = 300.0
+_SPACING_MM = (0.01, 10.0)
+
+
+def check_datalist(dataset: str | Path, fold: int = 0) -> None:
+    """Load a datalist, open every volume, and print a table with one line per volume.
+
+    A line says: file, patient, shape (i, j, k), spacing in mm, smallest and largest value, verdict. What may be
+    right but looks odd (values that are not HU, a resampled DICOM series) is a notice, not a fault. A label
+    must cover the same part of space as its image, in voxels of the same size.
+
+    Args:
+        dataset: path of a ``.json`` datalist, or of a folder.
+        fold: fold to validate on.
+
+    Raises:
+        ValueError: with all faults of the list, or else with all faults of all volumes.
+    """
+    datalist = load_datalist(dataset, fold=fold)
+    source = Path(datalist.source)
+    folder = source if source.is_dir() else source.parent
+    items = {(item["image"], item.get("label")): item for item in datalist.training + datalist.validation}
+    names = [os.path.relpath(item["image"], folder) for item in items.values()]
+    widths = [max(map(len, ["file", *names])), max(len("patient"), *(len(item["patient"]) for item in items.values()))]
+    _write_line(widths, "file", "patient", "shape", "spacing mm", "values", "verdict")
+    faults = []
+    for name, item in zip(names, items.values(), strict=True):
+        cells, verdict, found = _check_item(item)
+        _write_line(widths, name, item["patient"], *cells, verdict)
+        faults += found
+    training, validation = len(datalist.training), len(datalist.validation)
+    sys.stdout.write(f"{training} training and {validation} validation items, sha256 {datalist.sha256}\n")
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise ValueError(f"{count} in {datalist.source}:" + "".join(f"\n  - {fault}" for fault in faults))
+
+
+def _write_line(widths: list[int], *cells: str) -> None:
+    """Write one line of the table."""
+    padded = [cell.ljust(width) for cell, width in zip(cells, [*widths, 15, 19, 16, 0], strict=True)]
+    sys.stdout.write("  ".join(padded).rstrip() + "\n")
+
+
+def _check_item(item: Item) -> tuple[list[str], str, list[str]]:
+    """Open one image and its label; return the cells of the table, the verdict and the faults."""
+    try:
+        array, meta = _read(item["image"])
+    except VolumeError as error:
+        return ["-", "-", "-"], "FAULT", [str(error)]
+    affine = np.asarray(meta["affine"])
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = float(array.min()), float(array.max())
+    cells = [_times(array.shape, "d"), _times(spacing, ".3g"), f"{low:g}..{high:g}"]
+    faults = [f"{item['image']}: {fault}" for fault in _value_faults(low, high)]
+    if "label" in item:
+        faults += _label_faults(item, array, affine)
+    notices = [*_notices(low, high, spacing), *([meta["resampling"]] if "resampling" in meta else [])]
+    verdict = "; ".join(["FAULT"] * bool(faults) + [f"notice: {notice}" for notice in notices])
+    return cells, verdict or "ok", faults
+
+
+def _read(path: str) -> tuple[Array, dict[str, Any]]:
+    """Read one volume."""
+    reader = VolumeReader()
+    return reader.get_data(reader.read(path))
+
+
+def _value_faults(low: float, high: float) -> list[str]:
+    """List values that nothing can be learnt from."""
+    if not np.isfinite([low, high]).all():
+        return ["holds NaN or infinite voxels. Replace them, or remove the volume from the datalist."]
+    if low == high:
+        return [f"every voxel is {low:g}. Remove the volume from the datalist."]
+    return []
+
+
+def _notices(low: float, high: float, spacing: Array) -> list[str]:
+    """List what looks odd but may be right."""
+    notices = []
+    if low > _AIR_BELOW_HU or high < _BONE_ABOVE_HU:
+        notices.append(f"values {low:g}..{high:g} do not look like HU")
+    if spacing.min() < _SPACING_MM[0] or spacing.max() > _SPACING_MM[1]:
+        notices.append(f"a spacing of {_times(spacing, '.3g')} mm is unusual")
+    return notices
+
+
+def _label_faults(item: Item, image: Array, affine: Array) -> list[str]:
+    """List what is wrong with the label of an image."""
+    try:
+        label, meta = _read(item["label"])
+    except VolumeError as error:
+        return [str(error)]
+    corners, others = _corners(image.shape, affine), _corners(label.shape, np.asarray(meta["affine"]))
+    # flipped or swapped axes are no fault: every corner must have one of the other volume beside it
+    apart = np.linalg.norm(corners[:, None] - others[None], axis=-1).min(axis=1).max()
+    if sorted(label.shape) == sorted(image.shape) and apart < 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min():
+        return []
+    return [
+        f"{item['label']}: the label is not on the grid of its image: {_times(label.shape, 'd')} and "
+        f"{_times(image.shape, 'd')} voxels, corners up to {apart:.1f} mm apart. "
+        "Resample the label onto the image, or remove it."
+    ]
+
+
+def _corners(shape: tuple[int, ...], affine: Array) -> Array:
+    """Return the positions of the 8 corner voxels, in mm, ``(8, 3)``."""
+    indices = np.stack(np.meshgrid(*[(0, size - 1) for size in shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])
+
+
+def _times(numbers: Any, form: str) -> str:
+    """Write numbers as ``1 x 2 x 3``."""
+    return " x ".join(format(number, form) for number in numbers)

@@ -1,0 +1,23 @@
+"""Handlers: what happens around the iterations of an engine."""
+
+from bertswin_ext.handlers.best_model import BestModelHandler, PatienceHandler
+from bertswin_ext.handlers.case_table import CaseTableHandler
+from bertswin_ext.handlers.curves import CurvesHandler
+from bertswin_ext.handlers.optimization import LossTermsHandler, OptimizerStepHandler
+from bertswin_ext.handlers.progress import ProgressHandler
+from bertswin_ext.handlers.reconstruction_image import ReconstructionImageHandler
+from bertswin_ext.handlers.resume import ResumeHandler
+from bertswin_ext.handlers.run_report import RunReportHandler
+
+__all__ = [
+    "BestModelHandler",
+    "CaseTableHandler",
+    "CurvesHandler",
+    "LossTermsHandler",
+    "OptimizerStepHandler",
+    "PatienceHandler",
+    "ProgressHandler",
+    "ReconstructionImageHandler",
+    "ResumeHandler",
+    "RunReportHandler",
+]

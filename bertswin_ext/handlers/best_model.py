@@ -1,0 +1,71 @@
+"""The best weights so far, and when to stop looking for better ones."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bertswin_ext.files import written_whole
+
+__all__ = ["BestModelHandler", "PatienceHandler"]
+
+logger = logging.getLogger(__name__)
+
+
+class BestModelHandler:
+    """Save the network's weights whenever the evaluator's key metric is the best so far.
+
+    Args:
+        path: file of the weights, a flat state dict.
+        network: the network, also inside `DistributedDataParallel`.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network.module if isinstance(network, DistributedDataParallel) else network
+
+    def attach(self, engine: Engine) -> None:
+        """Look at the evaluator's metric after every validation."""
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+
+    def _completed(self, engine: Engine) -> None:
+        """Save if this validation was the best."""
+        if engine.state.best_metric_epoch != engine.state.epoch or idist.get_rank() != 0:
+            return
+        with written_whole(self.path) as temporary:
+            torch.save(self.network.state_dict(), temporary)
+
+
+class PatienceHandler:
+    """End the training when the evaluator's key metric has not improved for some epochs.
+
+    Args:
+        evaluator: engine whose best metric is watched.
+        patience: epochs without a new best before the training ends.
+
+    Raises:
+        ValueError: ``patience`` is not positive.
+    """
+
+    def __init__(self, evaluator: Engine, patience: int) -> None:
+        if patience < 1:
+            raise ValueError(f"`patience` must be at least 1 epoch, got {patience}.")
+        self.evaluator = evaluator
+        self.patience = patience
+
+    def attach(self, engine: Engine) -> None:
+        """Watch at the end of the trainer's epochs, after validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+
+    def _epoch_completed(self, engine: Engine) -> None:
+        """Count the epochs since the best one."""
+        best = self.evaluator.state.best_metric_epoch
+        if best > 0 and engine.state.epoch - best >= self.patience:
+            logger.info("no improvement since epoch %d: stopping after epoch %d", best, engine.state.epoch)
+            engine.terminate()

@@ -1,0 +1,93 @@
+"""The table of a dataset, and its faults."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bertswin_ext.data.datalist_check import check_datalist
+from tests.unit.data.dicom_files import write_series
+from tests.unit.data.worlds import hounsfield
+
+
+def save(path, array, affine=None):
+    image = nib.Nifti1Image(array, np.diag([0.4, 0.4, 0.5, 1.0]) if affine is None else affine)
+    nib.save(image, path)
+
+
+def head():
+    """Something from air to bone."""
+    return np.linspace(-1000, 1500, 6 * 5 * 4).reshape(6, 5, 4).astype(np.int16)
+
+
+def test_the_table(tmp_path, capsys):
+    save(tmp_path / "a.nii.gz", head())
+    save(tmp_path / "tooth.nii.gz", head() + 1000)
+    check_datalist(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["file", "patient", "shape", "spacing", "mm", "values", "verdict"]
+    assert sorted(lines[1:3]) == [
+        "a.nii.gz      a        6 x 5 x 4        0.4 x 0.4 x 0.5      -1000..1500       ok",
+        "tooth.nii.gz  tooth    6 x 5 x 4        0.4 x 0.4 x 0.5      0..2500           "
+        "notice: values 0..2500 do not look like HU",
+    ]
+    assert lines[3].startswith("1 training and 1 validation items, sha256 ")
+
+
+def test_a_resampled_series_and_an_odd_spacing_are_notices(tmp_path, capsys):
+    origins = np.outer([0, 1, 2, 4.5, 7, 9.5], [0, 0, 1])
+    write_series(tmp_path / "x" / "ct", origins, hounsfield)
+    save(tmp_path / "metres.nii", head(), np.diag([4e-4, 4e-4, 5e-4, 1.0]))
+    check_datalist(tmp_path)
+    out = capsys.readouterr().out
+    assert "notice: unevenly spaced slices (1.00 to 2.50 mm along their normal): resampled from" in out
+    assert "notice: a spacing of 0.0004 x 0.0004 x 0.0005 mm is unusual" in out
+
+
+def test_all_faults_of_all_volumes(tmp_path, capsys):
+    save(tmp_path / "a.nii", head())
+    save(tmp_path / "flat.nii", np.zeros((3, 3, 3), dtype=np.int16))
+    save(tmp_path / "nan.nii", np.where(head() > 1400, np.nan, head()).astype(np.float32))
+    (tmp_path / "broken.nii").write_bytes(b"x" * 500)
+    with pytest.raises(ValueError, match="3 faults in") as caught:
+        check_datalist(tmp_path)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"3 faults in {tmp_path}:"
+    assert sorted(lines[1:])[0].startswith(f"  - {tmp_path}/broken.nii: the file cannot be read")
+    assert sorted(lines[1:])[1:] == [
+        f"  - {tmp_path}/flat.nii: every voxel is 0. Remove the volume from the datalist.",
+        f"  - {tmp_path}/nan.nii: holds NaN or infinite voxels. Replace them, or remove the volume from the datalist.",
+    ]
+    out = capsys.readouterr().out
+    assert out.count("FAULT") == 3
+    assert out.count("  ok\n") == 1
+
+
+def test_a_label_must_lie_on_its_image(tmp_path, capsys):
+    affine = np.diag([0.4, 0.4, 0.5, 1.0])
+    flipped = affine.copy()
+    flipped[1] = [0, -0.4, 0, 1.6]
+    moved = affine.copy()
+    moved[2, 3] = 3.0
+    save(tmp_path / "a.nii", head())
+    save(tmp_path / "b.nii", head() - 1)
+    save(tmp_path / "a_label.nii", np.ones((6, 5, 4), dtype=np.uint8), flipped)
+    save(tmp_path / "b_label.nii", np.ones((6, 5, 4), dtype=np.uint8), moved)
+    names = [{"image": f"{name}.nii", "label": f"{name}_label.nii"} for name in "ab"]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": names}))
+    with pytest.raises(ValueError, match="1 fault in") as caught:
+        check_datalist(path)
+    assert str(caught.value) == (
+        f"1 fault in {path}:\n  - {tmp_path}/b_label.nii: the label is not on the grid of its image: 6 x 5 x 4 and "
+        "6 x 5 x 4 voxels, corners up to 3.0 mm apart. Resample the label onto the image, or remove it."
+    )
+
+
+def test_faults_of_the_list_come_before_any_volume(tmp_path, capsys):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": [{"image": "none.nii"}]}))
+    with pytest.raises(ValueError, match=r'1 fault in .*\n  - training\[0\]: "image" does not exist'):
+        check_datalist(path)
+    assert capsys.readouterr().out == ""

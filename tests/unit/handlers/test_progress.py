@@ -1,0 +1,156 @@
+import io
+import logging
+import re
+import sys
+from unittest import mock
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from bertswin_ext.handlers.progress import ProgressHandler, _Pace, format_duration, scalar_outputs
+
+
+def make_optimizer(lr=1.5e-4):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def make_trainer():
+    return Engine(lambda engine, batch: {"loss": torch.tensor(float(batch))})
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, logger="progress_test")
+    return lambda: [record for record in caplog.records if record.name == "progress_test"]
+
+
+def run(log, length=6, epochs=2, state=None, **kwargs):
+    trainer = make_trainer()
+    ProgressHandler(make_optimizer(), name="progress_test", **kwargs).attach(trainer)
+    if state:
+        trainer.load_state_dict(state)
+        trainer.run(range(length))
+    else:
+        trainer.run(range(length), max_epochs=epochs)
+    return [record.getMessage() for record in log()]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_without_a_terminal(log):
+    lines = [line for line in run(log, log_interval=2) if "estimate" not in line]
+    pattern = r"epoch (\d)/2 iteration (\d)/6 loss (\S+) lr 1.5e-04 \S+ \S+, epoch ends in \S+, run ends in \S+"
+    assert [re.fullmatch(pattern, line).groups() for line in lines if "iteration" in line] == [
+        ("1", "2", "1.0000"),
+        ("1", "4", "3.0000"),
+        ("2", "2", "1.0000"),
+        ("2", "4", "3.0000"),
+    ]
+    ends = [line for line in lines if "completed" in line]
+    assert len(ends) == 2
+    assert ends[0].startswith("epoch 1/2 completed in 0:00, mean loss 2.5000 lr 1.5e-04")
+
+
+def test_estimate_comes_once_after_four_iterations_and_the_hint_follows(log):
+    lines = run(log, log_interval=1, hint="no GPU found: use demo.json")
+    found = [index for index, line in enumerate(lines) if line.startswith("first estimate: ")]
+    assert found == [3]
+    assert lines[4] == "no GPU found: use demo.json"
+    assert [record.levelname for record in log()].count("WARNING") == 1
+    assert re.search(r"s per iteration, \S+ per epoch, \S+ to the end of the run", lines[3])
+
+
+def test_estimate_of_a_run_shorter_than_the_warm_up(log):
+    assert sum("first estimate" in line for line in run(log, length=1, epochs=2)) == 1
+
+
+def test_resume_in_mid_epoch(log):
+    state = {"iteration": 8, "max_epochs": 2, "epoch_length": 6}
+    lines = [line for line in run(log, log_interval=1, state=state) if "estimate" not in line]
+    assert [line.split(" loss")[0] for line in lines] == [
+        "epoch 2/2 iteration 3/6",
+        "epoch 2/2 iteration 4/6",
+        "epoch 2/2 iteration 5/6",
+        "epoch 2/2 completed in 0:00, mean",
+    ]
+
+
+def test_unknown_epoch_length_and_no_loss(log):
+    trainer = Engine(lambda engine, batch: None)
+    ProgressHandler(make_optimizer(), name="progress_test", log_interval=1).attach(trainer)
+    trainer.run(iter(range(5)), max_epochs=1)
+    lines = [record.getMessage() for record in log()]
+    assert lines[0].startswith("epoch 1/1 iteration 1 loss ? ")
+    assert lines[0].endswith("epoch ends in ?, run ends in ?")
+    assert lines[-1].startswith("epoch 1/1 completed")
+
+
+def test_bar_on_a_terminal(log, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    lines = run(log, log_interval=1, state={"iteration": 8, "max_epochs": 2, "epoch_length": 6})
+    assert "epoch 2/2" in terminal.getvalue()
+    assert "2/6" in terminal.getvalue()  # the bar starts where the epoch stands
+    assert "loss 0.0000 lr 1.5e-04, run ends in" in terminal.getvalue()
+    assert [line.split(":")[0].split(",")[0] for line in lines] == ["first estimate", "epoch 2/2 completed in 0"]
+
+
+def test_silent_on_other_ranks(log, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with mock.patch("ignite.distributed.get_rank", return_value=1):
+        assert run(log, log_interval=1, hint="hint") == []
+    assert terminal.getvalue() == ""
+
+
+def test_engine_logger_by_default():
+    trainer = make_trainer()
+    handler = ProgressHandler(make_optimizer())
+    handler.attach(trainer)
+    assert handler.logger is trainer.logger
+
+
+def test_random_state_is_untouched(log):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    run(log)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_losses_are_read_without_a_graph():
+    trainer = Engine(lambda e, b: {"loss": torch.ones((), requires_grad=True), "loss_terms": {"a": torch.ones(())}})
+    found = {}
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: found.update(scalar_outputs(e)))
+    trainer.run([0])
+    assert set(found) == {"loss", "a"}
+    assert not found["loss"].requires_grad
+    trainer.state.output = [{"loss": torch.tensor(2.0)}, {"loss": torch.tensor(2.0)}]
+    assert scalar_outputs(trainer)["loss"].item() == 2.0
+
+
+def test_pace_leaves_out_the_first_iteration_and_counts_pauses():
+    pace = _Pace()
+    pace.epoch_started(0.0)
+    pace.iteration_completed(10.0)
+    assert pace.iteration_seconds == 10.0
+    pace.iteration_completed(12.0)
+    pace.epoch_started(17.0)
+    pace.iteration_completed(21.0)
+    assert (pace.iteration_seconds, pace.pause_seconds) == (3.0, 5.0)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (65, "1:05"), (18450, "5:07:30"), (None, "?")])
+def test_format_duration(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match=r"must be a torch.optim.Optimizer, got Linear. Pass the optimizer"):
+        ProgressHandler(torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"`log_interval` must be at least 1 iteration, got 0. Use 1"):
+        ProgressHandler(make_optimizer(), log_interval=0)

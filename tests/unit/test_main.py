@@ -1,0 +1,120 @@
+"""The command line."""
+
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bertswin_ext.__main__ import main
+
+
+def test_command_line(tmp_path):
+    command = [sys.executable, "-m", "bertswin_ext", "phantom", "--output", str(tmp_path / "set")]
+    command += ["--count", "1", "--size", "(16, 20, 24)", "--spacing_mm", "1.6", "--seed", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    datalist = tmp_path / "set" / "datalist.json"
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(datalist)
+    assert f"monai.bundle run --config_file bundles/pretrain/configs/train.json --dataset_dir {datalist}" in lines[1]
+    assert json.loads(datalist.read_text())["phantom"]["size"] == [16, 20, 24]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--size", "8"], "error: `size` must be at least 16 voxels per axis, got 8. Use 128, say."),
+        (["--cuont", "1"], "error: `phantom` must be given flags it has, got --cuont. Use --output --count"),
+        (["--oblique-deg=50"], "error: `oblique_deg` must be from 0 to 30 degrees, got 50."),
+    ],
+)
+def test_command_line_errors_are_one_line(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["phantom", "--output", str(tmp_path / "set"), *flags])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_needs_a_directory(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["phantom", "--output"])
+    assert stopped.value.code == 2
+    assert "`--output` must be a directory, got none" in capsys.readouterr().err
+
+
+def test_command_line_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["phantom", "--help"])
+    assert stopped.value.code == 0
+    text = "".join(capsys.readouterr())
+    for word in ("--spacing_mm", "voxels per axis", "python -m bertswin_ext phantom"):
+        assert word in text
+
+
+# --- check ---
+
+
+def save(path, low=-1000):
+    volume = np.linspace(low, 1500, 6 * 5 * 4).reshape(6, 5, 4).astype(np.int16)
+    nib.save(nib.Nifti1Image(volume, np.diag([0.4, 0.4, 0.5, 1.0])), path)
+
+
+def test_check_writes_the_table(tmp_path, capsys):
+    save(tmp_path / "a.nii")
+    save(tmp_path / "b.nii", low=-990)
+    main(["check", "--dataset", str(tmp_path)])
+    captured = capsys.readouterr()
+    assert captured.out.count("  ok\n") == 2
+    assert "1 training and 1 validation items" in captured.out
+    assert captured.err == ""
+
+
+def test_check_lists_every_fault_on_a_line(tmp_path, capsys):
+    save(tmp_path / "a.nii")
+    for name in ("flat.nii", "plain.nii"):
+        nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), dtype=np.int16), np.eye(4)), tmp_path / name)
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", "--dataset", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        f"  - {tmp_path}/flat.nii: every voxel is 0. Remove the volume from the datalist.",
+        f"  - {tmp_path}/plain.nii: every voxel is 0. Remove the volume from the datalist.",
+        f"error: 2 faults in {tmp_path}:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset", "nowhere"], "nowhere does not exist. Give a .json datalist or a folder of volumes."),
+        (["--dataset"], "`--dataset` must be a datalist or a folder, got none. Use --dataset datalist.json, say."),
+        (["--data", "x"], "`check` must be given flags it has, got --data. Use --dataset --fold."),
+    ],
+)
+def test_check_errors_are_one_line(capsys, flags, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", *flags])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_check_takes_the_fold(tmp_path, capsys):
+    for name in "abc":
+        save(tmp_path / f"{name}.nii", low=-1000 + ord(name))
+    items = [{"image": f"{name}.nii", "fold": fold} for fold, name in enumerate("abc")]
+    (tmp_path / "list.json").write_text(json.dumps({"training": items}))
+    main(["check", "--dataset", str(tmp_path / "list.json"), "--fold", "2"])
+    assert "2 training and 1 validation items" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["check", "--dataset", str(tmp_path / "list.json"), "--fold", "7"])
+    assert "no item has fold 7. Choose one of 0, 1, 2" in capsys.readouterr().err
