@@ -18,8 +18,8 @@ SampleKey = tuple[int, int]
 class StreamSampler(Sampler[SampleKey]):
     """Endless (index, seed) keys: pass after pass over the items, each in an order of its own.
 
-    Position ``p`` of the whole stream - all ranks together - has its index and its seed from (``seed``, ``p``) alone, so
-    a run can be continued anywhere, and r ranks with batches of b see what one rank with batches of r * b sees.
+    Position ``p`` of the whole stream - all ranks together - has its index and its seed from (``seed``, ``p``) alone,
+    so a run can be continued anywhere, and r ranks with batches of b see what one rank with batches of r * b sees.
 
     Args:
         num_items: items of the dataset.
@@ -82,12 +82,12 @@ class SeededDataset(CacheDataset):  # type: ignore[misc]
     """`monai.data.CacheDataset` whose random transforms are seeded sample by sample.
 
     An item is asked for by a `SampleKey`; by a plain index it has a seed of its own, the same every time, which makes
-    validation repeatable. What is loaded before the first random transform is cached, and all volumes are opened at
-    construction, so that every fault is reported at once.
+    validation repeatable. What is loaded before the first random transform is cached; the volumes to cache are opened
+    at construction, so that every fault among them is reported at once.
 
     Args:
         data: items of a datalist.
-        transform: transforms, deterministic ones first.
+        transform: transforms, deterministic ones first. No random one may write into what it is given.
         seed: seed of the items asked for by a plain index.
         cache_rate: share of the items to keep in memory.
         num_workers: threads that fill the cache.
@@ -114,7 +114,7 @@ class SeededDataset(CacheDataset):  # type: ignore[misc]
             cache_rate=cache_rate,
             num_workers=num_workers,
             progress=progress,
-            # the first random transform cuts a box out, nothing writes into the cached volume
+            # a whole volume is much larger than the box that is cut out of it
             copy_cache=False,
         )
         if self._faults:
@@ -123,19 +123,20 @@ class SeededDataset(CacheDataset):  # type: ignore[misc]
 
     def __getitem__(self, key: int | SampleKey) -> Any:
         """The sample of a key (index, seed), or of a plain index."""
-        index, seed = key if isinstance(key, tuple) else (key, _seed_of(self.seed, key))
-        self.transform.set_random_state(seed=seed)
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        index = range(len(self))[index]
+        self.transform.set_random_state(seed=_seed_of(self.seed, index) if seed is None else seed)
         try:
             return super().__getitem__(index)
         except RuntimeError as error:
-            raise _root_cause(error) from error
+            raise root_cause(error) from None
 
     def _load_cache_item(self, idx: int) -> Any:
         """Load one volume; a fault is kept for the report instead of raised."""
         try:
             return super()._load_cache_item(idx)
         except (RuntimeError, ValueError, OSError) as error:
-            self._faults[idx] = str(_root_cause(error))
+            self._faults[idx] = str(root_cause(error))
             return None
 
 
@@ -144,8 +145,8 @@ def _seed_of(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, 2, index]).generate_state(1)[0])
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """The message for the user, from under MONAI's "applying transform"."""
-    while error.__cause__ is not None:
+def root_cause(error: BaseException) -> BaseException:
+    """What went wrong, from under the ``RuntimeError`` in which MONAI wraps every error of a transform or component."""
+    while type(error) is RuntimeError and error.__cause__ is not None:
         error = error.__cause__
     return error

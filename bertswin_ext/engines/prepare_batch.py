@@ -24,6 +24,9 @@ class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]
     Shape:
         - batch: ``image`` (b, c, i, j, k), ``noise`` (b, n) and, where known, ``valid`` (b, n) and ``label``.
         - output: input (b, c, i, j, k); target, a mapping; no positional arguments; ``noise`` and ``valid``.
+
+    Raises:
+        ValueError: a batch lacks the input or the target.
     """
 
     def __init__(self, input_key: str = "image", target_key: str = "image") -> None:
@@ -43,6 +46,11 @@ class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]
             for key, value in batchdata.items()
             if isinstance(value, torch.Tensor)
         }
+        lacking = sorted({self.input_key, self.target_key} - set(moved))
+        if lacking:
+            raise ValueError(
+                f"A batch must have {', '.join(lacking)}, found {', '.join(sorted(moved)) or 'no tensor'}."
+            )
         target = {key: moved[key] for key in _TARGET_KEYS if key in moved}
         target["image"] = moved[self.target_key]
         return moved[self.input_key], target, (), {key: moved[key] for key in _NETWORK_KEYS if key in moved}

@@ -60,12 +60,25 @@ class PatienceHandler:
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        """Watch at the end of the trainer's epochs, after validation."""
+        """Watch at the end of the trainer's epochs, after validation, and when a run is resumed."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
 
+    def _epoch_started(self, engine: Engine) -> None:
+        """End a run that had ended already when it was resumed."""
+        if self._is_over(engine.state.epoch - 1):
+            engine.state.epoch -= 1
+            engine.terminate()
+
     def _epoch_completed(self, engine: Engine) -> None:
+        """End the run when its time has come."""
+        if self._is_over(engine.state.epoch):
+            engine.terminate()
+
+    def _is_over(self, epoch: int) -> bool:
         """Count the epochs since the best one."""
         best = self.evaluator.state.best_metric_epoch
-        if best > 0 and engine.state.epoch - best >= self.patience:
-            logger.info("no improvement since epoch %d: stopping after epoch %d", best, engine.state.epoch)
-            engine.terminate()
+        over = 0 < best <= epoch - self.patience
+        if over:
+            logger.info("no improvement since epoch %d: stopping after epoch %d", best, epoch)
+        return over

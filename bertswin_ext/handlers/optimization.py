@@ -14,7 +14,9 @@ __all__ = ["LossTermsHandler", "OptimizerStepHandler"]
 class OptimizerStepHandler:
     """Clip the gradients before, and move the learning rate after every optimizer step.
 
-    It hooks into the optimizer, so it keeps its meaning under gradient accumulation and mixed precision.
+    It hooks into the optimizer, so it keeps its meaning under gradient accumulation and mixed precision. Under bfloat16
+    it switches the trainer's loss scaling off: bfloat16 has float32's range and needs none, scaling skips steps whose
+    gradients are not finite without a word, and its state is in no checkpoint.
 
     Args:
         max_norm: largest norm of all gradients together; None leaves them as they are.
@@ -31,7 +33,8 @@ class OptimizerStepHandler:
             raise ValueError(f"`max_norm` must be positive or None, got {max_norm}.")
         self.max_norm = max_norm
         self.lr_scheduler = lr_scheduler
-        self._engine: Engine | None = None
+        self._engine: Any = None
+        self._is_hooked = False
 
     def attach(self, engine: Any) -> None:
         """Hook into the trainer's optimizer."""
@@ -40,15 +43,18 @@ class OptimizerStepHandler:
 
     def _started(self, engine: Any) -> None:
         """Register the hooks once the trainer has its optimizer."""
+        if getattr(engine, "scaler", None) is not None and engine.amp_kwargs.get("dtype") == torch.bfloat16:
+            engine.scaler = torch.amp.GradScaler(enabled=False)
+        if self._is_hooked:
+            return
+        self._is_hooked = True
         engine.optimizer.register_step_pre_hook(self._before_step)
-        if self.lr_scheduler is not None:
-            engine.optimizer.register_step_post_hook(self._after_step)
+        engine.optimizer.register_step_post_hook(self._after_step)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """Clip, and refuse to step on gradients that are not finite."""
-        if self.max_norm is None or self._engine is None:
-            return
-        norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.max_norm)
+        limit = float("inf") if self.max_norm is None else self.max_norm
+        norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizer), limit)
         if not torch.isfinite(norm):
             raise ValueError(
                 f"The gradients are not finite (norm {norm.item()}) at iteration {self._engine.state.iteration}. Lower "
@@ -78,7 +84,10 @@ class LossTermsHandler:
 
     def _iteration_completed(self, engine: Engine) -> None:
         """Copy the terms of the last forward pass."""
-        engine.state.output["loss_terms"] = dict(self.loss.last_terms)
+        output = engine.state.output
+        # decollated by MONAI: one dictionary per sample, the loss in each of them
+        for sample in output if isinstance(output, list) else [output]:
+            sample["loss_terms"] = dict(self.loss.last_terms)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[torch.Tensor]:

@@ -24,6 +24,7 @@ __all__ = ["ResumeHandler", "Stateful"]
 logger = logging.getLogger(__name__)
 
 _PATTERN = "checkpoint_*.pt"
+_SELF_EXPLAINING = ("trainer", "sampler")
 
 
 class Stateful(Protocol):
@@ -41,9 +42,10 @@ class Stateful(Protocol):
 class ResumeHandler:
     """Save everything a run needs, and continue from it.
 
-    A checkpoint holds the objects of ``state``, the trainer's position, the evaluator's best metric, the position of the
-    training stream, and the random states of all processes. It is written whole or not at all, after an optimizer step,
-    so no gradient is pending. Attach this handler after all others, so that it sees what they did.
+    A checkpoint holds the objects of ``state``, the trainer's position, the evaluator's best metric, what the training
+    stream is made of, and the random states of all processes. It is written whole or not at all, after an optimizer
+    step, so no gradient is pending. Attach this handler after all others, so that it sees what they did. The training
+    loader needs a ``generator`` of its own: without one, starting it takes a number from torch's random state.
 
     Args:
         output_dir: folder of the checkpoints, named ``checkpoint_<iteration>.pt``.
@@ -57,7 +59,7 @@ class ResumeHandler:
 
     Raises:
         ValueError: a number is not positive; at the start of a run, the checkpoint is unreadable or belongs to another
-            run.
+            run, or a run that is not to be resumed would write among the checkpoints of an earlier one.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class ResumeHandler:
 
     def attach(self, engine: Engine) -> None:
         """Load when the trainer starts, save while it runs."""
-        self.state |= {"trainer": _Position(engine), "sampler": self.sampler, "random": _RandomState()}
+        # what tells other runs' checkpoints apart comes first
+        self.state = {"trainer": _Position(engine), "sampler": self.sampler, **self.state, "random": _RandomState()}
         if self.evaluator is not None:
             self.state["best"] = _Best(self.evaluator)
         engine.add_event_handler(Events.STARTED, self._started)
@@ -123,15 +126,23 @@ class ResumeHandler:
         for name, part in self.state.items():
             try:
                 _unwrapped(part).load_state_dict(content[name])
-            except (RuntimeError, KeyError, TypeError) as error:
+            except (RuntimeError, KeyError, TypeError, ValueError) as error:
+                if name in _SELF_EXPLAINING and isinstance(error, ValueError):
+                    raise
+                reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
                 raise ValueError(
-                    f"Checkpoint {path} does not fit this run's {name}: {str(error).splitlines()[0]} Resume with the "
-                    "configuration it was written by."
+                    f"Checkpoint {path} does not fit this run's {name}: {reason} Resume with the configuration it was "
+                    "written by."
                 ) from error
 
     def _started(self, engine: Engine) -> None:
         """Continue from the newest checkpoint."""
-        checkpoints = self._checkpoints() if self.resume else []
+        checkpoints = self._checkpoints()
+        if checkpoints and not self.resume:
+            raise ValueError(
+                f"{self.output_dir} holds checkpoints of an earlier run, the newest is {checkpoints[-1].name}. Resume "
+                "it, move it away, or choose another `output_dir`."
+            )
         if checkpoints:
             self.load(checkpoints[-1])
             logger.info("resumed from %s at iteration %d", checkpoints[-1], engine.state.iteration)
@@ -158,7 +169,8 @@ class _Position:
         self.engine = engine
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iteration": self.engine.state.iteration, "epoch_length": self.engine.state.epoch_length}
+        state = self.engine.state
+        return {"iteration": state.iteration, "epoch_length": state.epoch_length, "max_epochs": state.max_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = self.engine.state
@@ -167,10 +179,19 @@ class _Position:
                 f"An epoch has {state.epoch_length} iterations, in the checkpoint {state_dict['epoch_length']}. Resume "
                 "with the same steps per epoch and accumulation."
             )
+        planned = state_dict["max_epochs"]
+        if planned != state.max_epochs:
+            logger.warning(
+                "the run was planned for %d epochs and now has %d: the learning rate keeps the schedule of the "
+                "checkpoint, which was made for %d. For another schedule start a new run",
+                planned,
+                state.max_epochs,
+                planned,
+            )
         state.iteration = state_dict["iteration"]
         state.epoch = state.iteration // state.epoch_length
         if state.epoch >= state.max_epochs:
-            logger.warning("the run is complete: %d of %d epochs. Raise the epochs to go on", state.epoch, state.max_epochs)
+            logger.warning("the run is complete, %d of %d epochs: nothing is left to do", state.epoch, state.max_epochs)
 
 
 class _Best:

@@ -34,7 +34,8 @@ def check_config(bundle_root: str | Path) -> None:
     problems = config_problems(config, known_ids(bundle_root))
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise ValueError(f"{len(problems)} faults in the configuration of {Path(bundle_root).name}:\n{lines}")
+        count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
+        raise ValueError(f"{count} in the configuration of {Path(bundle_root).name}:\n{lines}")
 
 
 def current_config() -> dict[str, Any]:
@@ -56,7 +57,7 @@ def current_config() -> dict[str, Any]:
 
 
 def known_ids(bundle_root: str | Path) -> set[str]:
-    """Top-level entries that the bundle's configuration files know.
+    """Entries that the bundle's configuration files know: ``epochs``, ``train``, ``train::dataloader``, ...
 
     Raises:
         ValueError: the folder has no configurations.
@@ -64,8 +65,11 @@ def known_ids(bundle_root: str | Path) -> set[str]:
     files = [path for path in (Path(bundle_root) / "configs").glob("*.json") if path.name not in _NOT_CONFIGS]
     if not files:
         raise ValueError(f"No configurations in {bundle_root}/configs. `bundle_root` must be the bundle's folder.")
-    keys = (key for path in files for key in json.loads(path.read_text()))
-    return {key.lstrip("+").replace("#", "::").split("::")[0] for key in keys}
+    parser = ConfigParser({})
+    for path in files:
+        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+            parser.set(value, key.lstrip("+"), recursive=True)
+    return set(_entries(parser.config))
 
 
 def config_problems(config: Mapping[str, Any], known: set[str]) -> list[str]:
@@ -73,18 +77,19 @@ def config_problems(config: Mapping[str, Any], known: set[str]) -> list[str]:
 
     Args:
         config: the configuration as MONAI merged it.
-        known: top-level entries that exist.
+        known: entries that exist, as `known_ids` gives them.
 
     Returns:
         Unknown entries, components that do not exist, arguments that they do not take, references to nothing.
     """
-    referenced = {name.split("::")[0] for _, value in _strings(config) for name in _references(value)}
+    referenced = {name for _, value in _strings(config) for name in _references(value)}
+    referenced |= {name.split("::")[0] for name in referenced}
     problems = []
-    for key in config:
-        if key not in known and key not in referenced and key != "_meta_":
-            near = difflib.get_close_matches(key, known, n=1)
+    for entry in _entries(config):
+        if entry not in known and entry not in referenced:
+            near = difflib.get_close_matches(entry, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else " See the knobs at the top of the configuration."
-            problems.append(f"the entry {key!r} does not exist.{hint}")
+            problems.append(f"the entry {entry!r} does not exist.{hint}")
     parser = ConfigParser(dict(config))
     for where, value in _strings(config):
         problems += [f"{where}: @{name} refers to nothing" for name in _references(value) if not _exists(parser, name)]
@@ -95,25 +100,41 @@ def config_problems(config: Mapping[str, Any], known: set[str]) -> list[str]:
 
 
 def _component_problems(component: Mapping[str, Any], locator: ComponentLocator) -> list[str]:
-    """Whether a component exists and takes its arguments."""
-    name = ConfigComponent(config=dict(component), id="", locator=locator).resolve_module_name()
+    """Whether a component exists and takes its arguments; one that is switched off may be anything."""
+    item = ConfigComponent(config=dict(component), id="", locator=locator)
+    if item.is_disabled():
+        return []
+    name = item.resolve_module_name()
     try:
         target = locate(name) if isinstance(name, str) else name
     except ErrorDuringImport as error:
         return [f"{name} cannot be loaded: {error}"]
     if target is None:
         return [f"{name} does not exist. Is its package installed?"]
-    arguments = {key: None for key in component if not (key.startswith("_") and key.endswith("_"))}
+    arguments = item.resolve_args()
     try:
         signature = inspect.signature(target)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return []
-    partial = component.get("_mode_") in ("partial", "callable")
     try:
-        signature.bind_partial(**arguments) if partial else signature.bind(**arguments)
+        # a mistyped argument is told apart from one that is missing because of it
+        signature.bind_partial(**arguments)
+        if component.get("_mode_") != "callable":
+            signature.bind(**arguments)
     except TypeError as error:
         return [f"{name}: {error}"]
     return []
+
+
+def _entries(config: Mapping[str, Any]) -> Iterator[str]:
+    """Top-level entries, and those one level down in groups of components such as ``train``."""
+    for key, value in config.items():
+        if key == "_meta_":
+            continue
+        yield key
+        is_group = isinstance(value, Mapping) and "_target_" not in value
+        if is_group and any(isinstance(child, Mapping) for child in value.values()):
+            yield from (f"{key}::{child}" for child in value)
 
 
 def _walk(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:

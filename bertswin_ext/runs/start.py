@@ -16,13 +16,27 @@ import torch.distributed as dist
 from monai.utils import set_determinism
 
 import bertswin_ext
+from bertswin_ext.data.stream import root_cause
 from bertswin_ext.runs.config_check import check_config
 
 __all__ = ["start_run"]
 
 logger = logging.getLogger(__name__)
 
+_LOG_MARK = f" {__name__}: bertswin-ext "
 _PREVIOUS = "previous"
+_LOG = "run.log"
+# all that a run writes; nothing else is ever moved
+_WRITTEN = (
+    "checkpoints",
+    "reconstructions",
+    "tensorboard",
+    "metrics.csv",
+    "model.pt",
+    "progress.png",
+    "run_report.json",
+    _LOG,
+)
 
 
 def start_run(
@@ -30,7 +44,8 @@ def start_run(
 ) -> None:
     """Check the configuration, seed, and prepare the output folder with its log file.
 
-    A new run does not write over an old one: what the old run left is moved to ``previous/<number>`` in the same folder.
+    A new run does not write over an old one: what the old run wrote is moved to ``previous/<number>`` in the same
+    folder. Everything else in the folder stays where it is.
 
     Args:
         bundle_root: folder of the bundle.
@@ -43,6 +58,8 @@ def start_run(
         ValueError: the configuration has faults.
     """
     sys.excepthook = _show_error
+    # the engines' own lines say less than the handlers' and read as if every validation resumed a run
+    logging.getLogger("ignite").setLevel(logging.WARNING)
     check_config(bundle_root)
     rank = dist.get_rank() if dist.is_initialized() else 0
     set_determinism(seed=seed + rank)
@@ -50,7 +67,7 @@ def start_run(
         folder = Path(output_dir)
         moved = None if resume or keep_output else _make_room(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _log_to(folder / "run.log")
+        _log_to(folder / _LOG)
         logger.info(_description())
         if moved is not None:
             logger.info("an earlier run was in %s: moved to %s", folder, moved)
@@ -61,18 +78,26 @@ def start_run(
 
 
 def _make_room(folder: Path) -> Path | None:
-    """Move an earlier run aside."""
-    old = [path for path in folder.iterdir() if path.name != _PREVIOUS] if folder.is_dir() else []
-    if not (folder / "run.log").exists():
+    """Move aside what an earlier run wrote."""
+    if not _is_our_log(folder / _LOG):
         # the folder is not a run's: leave what others put there
         return None
     previous = folder / _PREVIOUS
     number = 1 + max((int(path.name) for path in previous.glob("[0-9]*") if path.name.isdigit()), default=0)
     target = previous / str(number)
     target.mkdir(parents=True)
-    for path in old:
-        shutil.move(path, target / path.name)
+    for name in _WRITTEN:
+        if (folder / name).exists():
+            shutil.move(folder / name, target / name)
     return target
+
+
+def _is_our_log(path: Path) -> bool:
+    """Whether a file is the log of a run, which begins with the run's description."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return _LOG_MARK in file.readline()
 
 
 def _log_to(path: Path) -> None:
@@ -82,7 +107,7 @@ def _log_to(path: Path) -> None:
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).name == path.name:
             root.removeHandler(handler)
             handler.close()
-    file_handler = logging.FileHandler(path)
+    file_handler = logging.FileHandler(path, encoding="utf-8")
     file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(file_handler)
     if root.level > logging.INFO or root.level == logging.NOTSET:
@@ -92,9 +117,7 @@ def _log_to(path: Path) -> None:
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The traceback as ever, and under it what went wrong, which MONAI wraps in errors of its own."""
     sys.__excepthook__(kind, error, trace)
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = root_cause(error)
     if cause is not error:
         sys.stderr.write(f"\nThe cause: {cause}\n")
 

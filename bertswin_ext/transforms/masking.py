@@ -24,6 +24,9 @@ class RandTokenNoised(RandomizableTransform):  # type: ignore[misc]
         patch_size: edge of a token in voxels.
         key: where the noise (n,) float32 is put.
 
+    Raises:
+        ValueError: ``img_size`` is not a multiple of ``patch_size``.
+
     Example:
         >>> RandTokenNoised(32, 8).set_random_state(0)({})["noise"].shape
         torch.Size([64])
@@ -31,7 +34,12 @@ class RandTokenNoised(RandomizableTransform):  # type: ignore[misc]
 
     def __init__(self, img_size: int | Sequence[int], patch_size: int, key: str = "noise") -> None:
         super().__init__(prob=1.0)
-        self.num_tokens = int(np.prod([size // patch_size for size in ensure_tuple_rep(img_size, 3)]))
+        sizes = ensure_tuple_rep(img_size, 3)
+        if patch_size < 1 or any(size < 1 or size % patch_size for size in sizes):
+            raise ValueError(
+                f"`img_size` must be a multiple of `patch_size` along every axis, got {img_size} and {patch_size}."
+            )
+        self.num_tokens = int(np.prod([size // patch_size for size in sizes]))
         self.key = key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

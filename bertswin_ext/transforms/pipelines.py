@@ -44,7 +44,7 @@ def volume_preprocessing(
         LoadImaged(keys="image", reader=reader),
         EnsureChannelFirstd(keys="image"),
         CheckVolumed(keys="image"),
-        Orientationd(keys="image", axcodes="RAS"),
+        Orientationd(keys="image", axcodes="RAS", labels=None),
         Spacingd(keys="image", pixdim=spacing, mode="bilinear"),
         CheckSized(keys="image", roi_size=roi_size),
         ScaleIntensityRanged(

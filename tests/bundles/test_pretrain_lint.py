@@ -1,0 +1,147 @@
+"""The rules for configurations, one test each."""
+
+import json
+import re
+import runpy
+import sys
+
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
+
+from bertswin_ext.runs import config_problems, known_ids
+
+OVERLAYS = ["demo", "vit_mae", "evaluate", "export_encoder", "multi_gpu_train"]
+
+
+def merged(bundle, *names):
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / f"{name}.json") for name in names])
+    parser.read_meta(str(bundle / "configs" / "metadata.json"))
+    return parser
+
+
+def text(bundle, name):
+    return (bundle / "configs" / f"{name}.json").read_text()
+
+
+@pytest.mark.parametrize("overlays", [(), *((name,) for name in OVERLAYS), ("demo", "vit_mae", "evaluate")])
+def test_every_component_exists_and_takes_its_arguments(bundle, overlays):
+    assert config_problems(merged(bundle, "train", *overlays).config, known_ids(bundle)) == []
+
+
+def test_every_overlay_is_tested(bundle):
+    names = {path.stem for path in (bundle / "configs").glob("*.json")}
+    assert names == {"train", "metadata", *OVERLAYS}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_touch_only_what_exists(bundle, name):
+    base = merged(bundle, "train")
+    for key in json.loads(text(bundle, name)):
+        parts = key.lstrip("+").split("::")
+        assert key == "finalize" or base.get("::".join(parts[:-1]) or parts[0]) is not None, key
+        assert not any(part.isdigit() for part in parts), key
+
+
+@pytest.mark.parametrize("name", ["train", *OVERLAYS])
+def test_a_configuration_says_what_it_is_and_how_to_run_it(bundle, name):
+    description = json.loads(text(bundle, name))["_desc_"]
+    assert f"configs/{name}.json" in description
+
+
+@pytest.mark.parametrize("name", ["train", *OVERLAYS, "metadata"])
+def test_no_absolute_paths(bundle, name):
+    assert not re.search(r"(\"|: )/|/(home|root|tmp|mnt|data|work)/", text(bundle, name))
+
+
+def test_knobs_come_before_objects(bundle):
+    config = json.loads(text(bundle, "train"))
+    objects = [key for key, value in config.items() if isinstance(value, dict) and "_target_" in value]
+    knobs = list(config)[: list(config).index(objects[0])]
+    assert {"epochs", "batch_size", "learning_rate", "dataset_dir", "resume", "img_size", "seed"} <= set(knobs)
+
+
+def test_handlers_are_a_list_of_objects(bundle):
+    parser = merged(bundle, "train")
+    for name in ("train::handlers", "validate::handlers"):
+        assert all("_target_" in handler for handler in parser[name])
+
+
+def test_training_and_validation_agree(bundle):
+    parser = merged(bundle, "train")
+    train, validate = dict(parser["train::preprocessing"]), dict(parser["validate::preprocessing"])
+    assert validate.pop("random") is False
+    assert train == validate
+
+
+def test_the_resume_dictionary_is_complete(bundle):
+    assert set(merged(bundle, "train")["checkpoint::state"]) >= {"model", "optimizer", "lr_scheduler", "curves"}
+
+
+def test_metadata(bundle, tmp_path):
+    metadata = json.loads(text(bundle, "metadata"))
+    assert metadata["version"] in metadata["changelog"]
+    schema = json.loads((bundle.parents[1] / "tests/bundles/meta_schema.json").read_text())
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(path))
+
+
+def test_metadata_knows_the_network(bundle):
+    parser = merged(bundle, "train")
+    shape = json.loads(text(bundle, "metadata"))["network_data_format"]
+    assert shape["inputs"]["image"]["spatial_shape"] == [parser["img_size"]] * 3
+    assert shape["outputs"]["pred"]["num_channels"] == parser["hidden_size"]
+    assert shape["outputs"]["pred"]["spatial_shape"] == [parser["img_size"] // parser["patch_size"]] * 3
+
+
+def test_versions_agree(bundle):
+    import bertswin_ext
+
+    metadata = json.loads(text(bundle, "metadata"))
+    pins = dict(
+        line.split("==") for line in (bundle.parents[1] / "constraints.txt").read_text().split() if "==" in line
+    )
+    assert metadata["version"] == metadata["required_packages_version"]["bertswin-ext"] == bertswin_ext.__version__
+    for package in ("monai", "torch", "numpy"):
+        key = "pytorch_version" if package == "torch" else f"{package}_version"
+        assert metadata[key] == pins[package]
+    for package, version in metadata["required_packages_version"].items():
+        assert package == "bertswin-ext" or pins[package] == version
+
+
+def test_monai_finds_its_properties(bundle, monkeypatch, phantom_dir):
+    monkeypatch.syspath_prepend(str(bundle))
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs/train.json"),
+        meta_file=str(bundle / "configs/metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        dataset_dir=str(phantom_dir),
+        spacing_mm=1.6,
+        img_size=16,
+        patch_size=8,
+        hidden_size=12,
+        num_heads=2,
+        window_size=1,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    sys.modules.pop("here_pretrain", None)
+
+
+def test_the_marker_module_names_its_folder(bundle):
+    assert runpy.run_path(str(bundle / "here_pretrain.py"))["ROOT"] == str(bundle)
+
+
+def test_the_licence_comes_along(bundle):
+    assert (bundle / "LICENSE").read_text() == (bundle.parents[1] / "LICENSE").read_text()
+
+
+def test_every_knob_is_in_the_model_card(bundle):
+    config = json.loads(text(bundle, "train"))
+    derived = {"imports", "bundle_root", "has_gpu", "device", "rank", "num_ranks", "is_not_rank0", "cpu_hint"}
+    derived |= {"iterations_per_epoch", "_desc_"}
+    knobs = [key for key in list(config)[: list(config).index("datalist")] if key not in derived]
+    card = (bundle / "docs/README.md").read_text()
+    assert [knob for knob in knobs if f"`{knob}`" not in card] == []

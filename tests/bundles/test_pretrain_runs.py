@@ -1,0 +1,183 @@
+"""The documented commands, run as users run them, on phantoms of a second."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+
+import pytest
+import torch
+
+from tests.bundles.conftest import command, environment, run
+
+pytestmark = pytest.mark.bundle
+
+
+@pytest.fixture(scope="module")
+def finished(bundle, phantom_dir, tmp_path_factory):
+    """A whole small run."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = run(command(bundle, dataset_dir=phantom_dir, output_dir=folder))
+    return folder, result.stderr
+
+
+def last_checkpoint(folder):
+    path = sorted((folder / "checkpoints").glob("*.pt"))[-1]
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(left, right, where=""):
+    """Bit for bit, however nested; only measured seconds may differ."""
+    assert type(left) is type(right), where
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left.keys() - {"seconds"}:
+            assert_same(left[key], right[key], f"{where}/{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), where
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_same(a, b, f"{where}/{index}")
+    else:
+        assert left == right, where
+
+
+def test_a_run_leaves_what_people_look_at(finished):
+    folder, log = finished
+    for name in ("progress.png", "reconstructions/latest.png", "reconstructions/epoch_0002.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
+    assert list((folder / "tensorboard").glob("events*"))
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert {"train_brightness", "train_structure", "val_mean_loss", "val_mean_l2", "learning_rate"} <= set(rows[0])
+    report = json.loads((folder / "run_report.json").read_text())
+    assert report["status"] == "completed"
+    assert report["data"]["counts"] == {"training": 4, "validation": 2}
+    assert report["config"]["epochs"] == 2
+    assert torch.load(folder / "model.pt", weights_only=True).keys()
+    assert "epoch 1/2 iteration 2/6 loss" in log
+    assert "first estimate:" in log
+    assert "epoch 2/2 completed" in (folder / "run.log").read_text()
+
+
+def test_two_runs_are_equal(bundle, phantom_dir, finished, tmp_path):
+    run(command(bundle, dataset_dir=phantom_dir, output_dir=tmp_path))
+    assert_same(last_checkpoint(tmp_path), last_checkpoint(finished[0]))
+
+
+def test_workers_change_nothing(bundle, phantom_dir, finished, tmp_path):
+    run(command(bundle, dataset_dir=phantom_dir, output_dir=tmp_path, num_workers=2))
+    assert_same(last_checkpoint(tmp_path)["model"], last_checkpoint(finished[0])["model"])
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(bundle, phantom_dir, tmp_path, accumulation_steps):
+    options = {"dataset_dir": phantom_dir, "checkpoint_interval": 2, "accumulation_steps": accumulation_steps}
+    run(command(bundle, output_dir=tmp_path / "whole", **options))
+    killed = subprocess.Popen(
+        command(bundle, output_dir=tmp_path / "killed", **options), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    # the second epoch's fourth iteration: after a checkpoint in mid-epoch, before the next one
+    for line in killed.stderr:
+        if "epoch 2/2 iteration 4/" in line:
+            killed.send_signal(signal.SIGKILL)
+            break
+    assert killed.wait(60) == -signal.SIGKILL
+    left = sorted((tmp_path / "killed" / "checkpoints").glob("*.pt"))[-1]
+    iteration = torch.load(left, weights_only=True)["trainer"]["iteration"]
+    per_epoch = 6 * accumulation_steps
+    assert iteration < 2 * per_epoch
+    resumed = run(command(bundle, output_dir=tmp_path / "killed", resume=True, **options))
+    assert f"resumed from {left} at iteration {iteration}" in resumed.stderr
+    assert_same(last_checkpoint(tmp_path / "killed"), last_checkpoint(tmp_path / "whole"))
+    model = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("killed", "whole")]
+    assert_same(*model)
+
+
+def test_a_new_run_moves_the_old_one_aside(bundle, phantom_dir, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    options = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "run", "epochs": 1}
+    run(command(bundle, **options))
+    assert (tmp_path / "run/previous/1/model.pt").read_bytes() == (finished[0] / "model.pt").read_bytes()
+    assert len(list((tmp_path / "run/checkpoints").glob("*.pt"))) == 1
+
+
+@pytest.mark.parametrize("place", ["repository", "bundle", "anywhere"])
+def test_train_json_starts_from_anywhere_and_writes_under_its_bundle(bundle, phantom_dir, tmp_path, place):
+    copy = tmp_path / "repository" / "bundles" / "pretrain"
+    shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("output", "data", "models", "__pycache__"))
+    folder = {"repository": copy.parents[1], "bundle": copy, "anywhere": tmp_path}[place]
+    config = {"repository": "bundles/pretrain/configs/train.json", "bundle": "configs/train.json"}
+    arguments = command(bundle, dataset_dir=phantom_dir, accumulation_steps=1, num_workers=0, patch_size=8)
+    arguments[arguments.index("--config_file") + 1] = config.get(place, str(copy / "configs/train.json"))
+    result = run(arguments, cwd=folder)
+    assert (copy / "output/train/run_report.json").exists()
+    assert "no GPU found" in result.stderr
+    assert "configs/demo.json" in result.stderr
+
+
+def test_baseline_evaluation_and_export(bundle, phantom_dir, finished, tmp_path):
+    run(command(bundle, "vit_mae", dataset_dir=phantom_dir, output_dir=tmp_path / "vit", epochs=1))
+    assert (tmp_path / "vit/model.pt").exists()
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    before = (folder / "model.pt").read_bytes()
+    run(command(bundle, "evaluate", dataset_dir=phantom_dir, output_dir=folder))
+    with (folder / "evaluation/cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["patient"] for row in rows] == ["phantom-0000", "phantom-0005"]
+    report = json.loads((folder / "run_report.json").read_text())
+    mean = sum(float(row["l2"]) for row in rows) / len(rows)
+    figures = json.loads((folder / "evaluation/run_report.json").read_text())["metrics"]
+    assert figures["val_mean_l2"] == pytest.approx(mean, rel=1e-5)
+    if report["best_metric"]["epoch"] == 2:
+        assert report["validation_metrics"]["val_mean_l2"] == pytest.approx(mean, rel=1e-5)
+    assert (folder / "model.pt").read_bytes() == before
+    run(command(bundle, "export_encoder", dataset_dir=phantom_dir, output_dir=folder))
+    encoder = torch.load(folder / "encoder.pt", weights_only=True)
+    assert encoder["record"]["hidden_size"] == 24
+    assert encoder["record"]["spacing_mm"] == [1.6, 1.6, 1.6]
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    assert_same(encoder["model"], {key: value for key, value in weights.items() if not key.startswith("decoder.")})
+
+
+FAULTS = [
+    ({"epoch": 3}, "the entry 'epoch' does not exist. Did you mean 'epochs'?"),
+    ({"train::trainer::max_epoch": 3}, "got an unexpected keyword argument 'max_epoch'"),
+    ({"patch_size": 12}, "`patch_size` must be one power of two from 2 to 64, got 12. Use 8, 16 or 32."),
+    ({"window_size": 9}, "`window_size` must lie between 1 and the token grid img_size / patch_size = (3, 3, 3)"),
+    ({"img_size": 20}, "`img_size` must be divisible by patch_size 8 on every axis, got (20, 20, 20)."),
+    ({"dataset_dir": "nowhere.json"}, "nowhere.json"),
+    ({"img_size": 64}, "volumes cannot be used:"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), FAULTS, ids=lambda value: str(value)[:30])
+def test_faults_end_with_a_clear_message(bundle, phantom_dir, tmp_path, overrides, message):
+    options = {"dataset_dir": phantom_dir, "output_dir": tmp_path, **overrides}
+    result = run(command(bundle, **options), check=False)
+    assert result.returncode != 0
+    assert message in result.stderr[result.stderr.rindex("The cause: ") :]
+
+
+def test_an_unreadable_checkpoint_names_itself_and_the_way_out(bundle, phantom_dir, finished, tmp_path):
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    newest = sorted((tmp_path / "checkpoints").glob("*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    result = run(command(bundle, dataset_dir=phantom_dir, output_dir=tmp_path, resume=True, epochs=3), check=False)
+    assert result.returncode != 0
+    assert f"Checkpoint {newest} cannot be read" in result.stderr
+    assert "Delete it to continue from checkpoint_" in result.stderr
+
+
+def test_mlflow_tracking(bundle, phantom_dir, tmp_path):
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install bertswin-ext[mlflow]")
+    copy = tmp_path / "pretrain"
+    shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("output", "data", "models", "__pycache__"))
+    arguments = command(copy, dataset_dir=phantom_dir, output_dir=tmp_path / "run", epochs=1)
+    run([*arguments, "--tracking", "mlflow"])
+    assert (tmp_path / "run/mlruns.db").exists()

@@ -1,0 +1,69 @@
+"""`multi_gpu_train.json` on two gloo processes."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+from tests.bundles.conftest import REPOSITORY, command, run
+
+pytestmark = pytest.mark.dist
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+
+
+@pytest.fixture
+def dump(tmp_path):
+    """An overlay that keeps every process' weights at the end of a run."""
+    overlay = {
+        "finalize": [
+            "$torch.save(@network_def.state_dict(), @output_dir + '/rank' + str(@rank) + '.pt')",
+            "$dist.destroy_process_group()",
+        ]
+    }
+    path = tmp_path / "dump.json"
+    path.write_text(json.dumps(overlay))
+    return str(path)
+
+
+def weights(folder, name):
+    return torch.load(folder / name, weights_only=True)
+
+
+def launch(dump, output_dir, **overrides):
+    bundle = REPOSITORY / "bundles" / "pretrain"
+    arguments = command(bundle, "multi_gpu_train", launcher=TORCHRUN, output_dir=output_dir, **overrides)
+    place = arguments.index("--config_file") + 1
+    arguments[place] = arguments[place].replace("]", f", {dump!r}]")
+    assert arguments[0] == sys.executable
+    return run(arguments)
+
+
+def test_ranks_end_equal_and_equal_one_process_with_twice_the_batch(dump, tmp_path):
+    two = tmp_path / "two"
+    dataset = {"phantoms": '{"count":6,"size":28,"spacing_mm":1.6,"seed":0}'}
+    launch(dump, two, batch_size=2, **dataset)
+    first, second = weights(two, "rank0.pt"), weights(two, "rank1.pt")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    one = tmp_path / "one"
+    run(command(REPOSITORY / "bundles" / "pretrain", output_dir=one, batch_size=4, **dataset))
+    checkpoint = sorted((one / "checkpoints").glob("*.pt"))[-1]
+    single = torch.load(checkpoint, weights_only=True)["model"]
+    for key, value in single.items():
+        torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_two_processes_resume_bit_for_bit(dump, tmp_path):
+    options = {"batch_size": 1, "steps_per_epoch": 3, "checkpoint_interval": 1}
+    launch(dump, tmp_path / "whole", **options)
+    shutil.copytree(tmp_path / "whole/checkpoints", tmp_path / "parts/checkpoints")
+    # without its newest checkpoint the run stands in the middle of its last epoch
+    older, newest = sorted((tmp_path / "parts/checkpoints").glob("*.pt"))
+    assert older.name == "checkpoint_000000005.pt"
+    newest.unlink()
+    launch(dump, tmp_path / "parts", **options, resume=True)
+    for rank in (0, 1):
+        whole, parts = (weights(tmp_path / name, f"rank{rank}.pt") for name in ("whole", "parts"))
+        assert all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -1,0 +1,166 @@
+"""From files to samples: values, axes, crops, and the checks' messages."""
+
+import warnings
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose
+
+from bertswin_ext.data import SeededDataset, VolumeReader
+from bertswin_ext.transforms.pipelines import pretraining_transforms, volume_preprocessing
+
+SIZE = (10, 12, 14)
+SPACING_MM = 0.5
+AIR, LIT = -1000.0, 500.0
+
+
+def save(folder, array, affine=None, name="a.nii.gz"):
+    path = folder / name
+    nib.save(nib.Nifti1Image(array, np.diag([SPACING_MM] * 3 + [1.0]) if affine is None else affine), path)
+    return {"image": str(path), "patient": "x"}
+
+
+def ramp(size=SIZE, dtype=np.int16):
+    return np.linspace(-1500, 2500, int(np.prod(size))).reshape(size).astype(dtype)
+
+
+def chain(roi_size=8, random=True, spacing_mm=SPACING_MM):
+    return pretraining_transforms(roi_size, 4, spacing_mm, random=random, reader=VolumeReader())
+
+
+def standardized(hu):
+    return (np.clip(hu, -1011, 1992) + 21.14) / 578.02
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_clipped_and_standardized(tmp_path, dtype):
+    array = ramp(dtype=dtype)
+    transform = Compose(volume_preprocessing(8, SPACING_MM, VolumeReader()))
+    image = transform(save(tmp_path, array))["image"]
+    assert image.shape == (1, *SIZE)
+    assert image.dtype == torch.float32
+    np.testing.assert_allclose(image[0].numpy(), standardized(array.astype(float)), atol=1e-5)
+    assert image.min().item() == pytest.approx(-1.712501, abs=1e-5)
+    assert image.max().item() == pytest.approx(3.482821, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3))[::3])
+def test_one_lit_voxel_lands_where_it_is_in_the_world(tmp_path, order, signs):
+    """Axes swapped and flipped in the file: the voxel stands at its RAS position all the same."""
+    where = np.array([2, 7, 9])
+    ras = np.full(SIZE, AIR, dtype=np.float32)
+    ras[tuple(where)] = LIT
+    flipped = ras[tuple(slice(None, None, sign) for sign in signs)]
+    stored = flipped.transpose(order)
+    affine = np.eye(4)
+    for file_axis, world_axis in enumerate(order):
+        affine[:, file_axis] = 0
+        affine[world_axis, file_axis] = SPACING_MM * signs[world_axis]
+    affine[:3, 3] = [0 if sign > 0 else SPACING_MM * (size - 1) for sign, size in zip(signs, SIZE, strict=True)]
+    transform = Compose(volume_preprocessing(8, SPACING_MM, VolumeReader()))
+    image = transform(save(tmp_path, np.ascontiguousarray(stored), affine))["image"]
+    assert image.shape == (1, *SIZE)
+    assert np.unravel_index(int(image[0].argmax()), SIZE) == tuple(where)
+    assert (image[0] > standardized(AIR) + 0.1).sum() == 1
+    np.testing.assert_allclose(image.affine.numpy(), np.diag([SPACING_MM] * 3 + [1.0]), atol=1e-6)
+
+
+def test_resampled_to_the_spacing_asked_for(tmp_path):
+    transform = Compose(volume_preprocessing(8, (0.25, 0.5, 1.0), VolumeReader()))
+    image = transform(save(tmp_path, ramp((8, 10, 17))))["image"]
+    assert image.shape == (1, 15, 10, 9)
+    np.testing.assert_allclose(np.diag(image.affine.numpy()), [0.25, 0.5, 1.0, 1.0])
+
+
+def test_the_spacing_is_the_contracts_by_default(tmp_path):
+    image = Compose(volume_preprocessing(8))(save(tmp_path, ramp((5, 5, 5)), np.diag([0.4, 0.4, 0.4, 1.0])))["image"]
+    assert image.shape == (1, 9, 9, 9)
+
+
+def test_a_centre_crop_to_validate_and_random_crops_to_train(tmp_path):
+    item = save(tmp_path, ramp())
+    whole = Compose(volume_preprocessing(8, SPACING_MM, VolumeReader()))(item)["image"].as_tensor()
+    centre = chain(random=False)
+    assert torch.equal(centre(item)["image"], whole[:, 1:9, 2:10, 3:11])
+    assert torch.equal(centre(item)["image"], centre(item)["image"])
+    draw = chain()
+    corners = set()
+    for seed in range(40):
+        crop = draw.set_random_state(seed)(item)["image"]
+        assert crop.shape == (1, 8, 8, 8)
+        start = np.unravel_index(int((whole[0] - crop[0, 0, 0, 0]).abs().argmin()), SIZE)
+        i, j, k = (int(n) for n in start)
+        if crop[0, 0, 0, 0] > whole.min():
+            assert torch.equal(crop, whole[:, i : i + 8, j : j + 8, k : k + 8])
+            corners.add((i, j, k))
+    assert len(corners) > 10
+    assert torch.equal(draw.set_random_state(3)(item)["image"], draw.set_random_state(3)(item)["image"])
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_plain_tensors_come_out(tmp_path, random):
+    sample = chain(random=random)(save(tmp_path, ramp()))
+    assert set(sample) == {"image", "noise"}
+    assert {type(value) for value in sample.values()} == {torch.Tensor}
+    assert sample["image"].shape == (1, 8, 8, 8)
+    assert sample["noise"].shape == (8,)
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_what_comes_before_the_crop_is_cached(tmp_path, random):
+    dataset = SeededDataset([save(tmp_path, ramp())], chain(random=random))
+    assert dataset._cache[0]["image"].shape[1:] == (SIZE if random else (8, 8, 8))
+    assert "noise" not in dataset._cache[0]
+    first = dataset[0, 1]
+    others = [dataset[0, seed] for seed in range(2, 8)]
+    assert all(torch.equal(other["image"], first["image"]) for other in others) is not random
+    assert not any(torch.equal(other["noise"], first["noise"]) for other in others)
+    assert torch.equal(dataset[0, 1]["image"], first["image"])
+
+
+def with_nan():
+    array = ramp(dtype=np.float32)
+    array[1, 2, 3] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (with_nan(), r"1 voxels are NaN or infinite, the first at \(c, i, j, k\) = \(0, 1, 2, 3\)\. Replace them"),
+        (np.full(SIZE, -1024, dtype=np.int16), "every voxel is -1024, there is nothing to learn from. Export the scan"),
+        (
+            ramp((10, 6, 7)),
+            r"10 x 6 x 7 voxels \(5\.0 x 3\.0 x 3\.5 mm\) are fewer than the crop `roi_size` = 8 x 8 x 8",
+        ),
+    ],
+)
+@pytest.mark.parametrize("cache_rate", [0.0, 1.0])
+def test_the_checks_speak_through_the_whole_chain(tmp_path, array, message, cache_rate):
+    item = save(tmp_path, array)
+    with pytest.raises(ValueError, match=rf"a\.nii\.gz: {message}"):
+        SeededDataset([item], chain(), cache_rate=cache_rate)[0]
+
+
+def test_the_reader_speaks_through_the_whole_chain(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"x" * 500)
+    item = {"image": str(tmp_path / "a.nii.gz")}
+    with pytest.raises(ValueError, match=r"1 of 1 volumes cannot be used:\n  - .*a\.nii\.gz: the file cannot be read"):
+        SeededDataset([item], chain())
+
+
+def test_building_and_running_the_chain_warns_of_nothing(tmp_path):
+    item = save(tmp_path, ramp())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chain()(item)
+        chain(random=False)(item)
+
+
+def test_the_crop_must_be_made_of_tokens():
+    with pytest.raises(ValueError, match="`img_size` must be a multiple of `patch_size`"):
+        pretraining_transforms(10, 4)
