@@ -22,14 +22,17 @@ _POSTFIX_SECONDS = 0.5  # reading the loss waits for the device, so the bar does
 
 
 def format_duration(seconds: float | None) -> str:
-    """Write seconds as ``M:SS`` or ``H:MM:SS``; ``None`` becomes ``?``.
+    """Write seconds as ``M:SS`` or ``H:MM:SS``, from two days on in days or years; ``None`` becomes ``?``.
 
     Example:
-        >>> format_duration(18450)
-        '5:07:30'
+        >>> format_duration(18450), format_duration(420000)
+        ('5:07:30', '4.9 days')
     """
     if seconds is None:
         return "?"
+    days = seconds / 86400
+    if days >= 2:
+        return f"{days:.1f} days" if days < 730 else f"{days / 365.25:.1f} years"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

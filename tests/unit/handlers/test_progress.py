@@ -144,7 +144,18 @@ def test_pace_leaves_out_the_first_iteration_and_counts_pauses():
     assert (pace.iteration_seconds, pace.pause_seconds) == (3.0, 5.0)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (65, "1:05"), (18450, "5:07:30"), (None, "?")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0:00"),
+        (65, "1:05"),
+        (18450, "5:07:30"),
+        (172799, "47:59:59"),
+        (172800, "2.0 days"),
+        (4.2e8, "13.3 years"),
+        (None, "?"),
+    ],
+)
 def test_format_duration(seconds, text):
     assert format_duration(seconds) == text
 
