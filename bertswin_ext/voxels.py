@@ -1,10 +1,12 @@
-"""The voxel contract: what every bundle assumes about its input."""
+"""The voxel contract: what every bundle assumes about its input; and the one fixed point of the HU scale."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["VOXELS", "VoxelContract"]
+__all__ = ["AIR_HU", "VOXELS", "VoxelContract"]
+
+AIR_HU = -1000.0
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,6 @@ class VoxelContract:
     def normalized(self, hu: float) -> float:
         """A value in HU as the network sees it."""
         return (hu - self.mean_hu) / self.std_hu
-
-    def hounsfield(self, value: float) -> float:
-        """A value of the network in HU."""
-        return value * self.std_hu + self.mean_hu
 
 
 VOXELS = VoxelContract()

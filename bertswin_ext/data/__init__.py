@@ -4,7 +4,7 @@ from bertswin_ext.data.datalist import Datalist, load_datalist
 from bertswin_ext.data.datalist_check import check_datalist
 from bertswin_ext.data.phantom import Phantom, make_phantom
 from bertswin_ext.data.phantom_files import write_phantoms
-from bertswin_ext.data.stream import SeededDataset, StreamSampler
+from bertswin_ext.data.stream import SeededDataset, ShareSampler, StreamSampler
 from bertswin_ext.data.volume_error import VolumeError
 from bertswin_ext.data.volume_reader import VolumeReader
 
@@ -12,6 +12,7 @@ __all__ = [
     "Datalist",
     "Phantom",
     "SeededDataset",
+    "ShareSampler",
     "StreamSampler",
     "VolumeError",
     "VolumeReader",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bertswin_ext.data.volume_search import find_volumes, volume_stem
+from bertswin_ext.errors import listed
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +118,7 @@ def _from_json(path: Path) -> dict[str, list[Item]]:
 def _raise_faults(path: Path, faults: list[str]) -> None:
     """Raise all faults as one error, if there are any."""
     if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise ValueError(f"{count} in {path}:" + "".join(f"\n  - {fault}" for fault in faults))
+        raise ValueError(listed(faults, str(path)))
 
 
 def _absolute(item: Item, folder: Path) -> Item:

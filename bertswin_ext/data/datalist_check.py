@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from bertswin_ext.data.datalist import Item, load_datalist
 from bertswin_ext.data.volume_error import VolumeError
 from bertswin_ext.data.volume_reader import VolumeReader
+from bertswin_ext.errors import listed, times
 
 Array = npt.NDArray[Any]
 
@@ -21,7 +25,12 @@ _BONE_ABOVE_HU = 300.0
 _SPACING_MM = (0.01, 10.0)
 
 
-def check_datalist(dataset: str | Path, fold: int = 0) -> None:
+def check_datalist(
+    dataset: str | Path,
+    fold: int = 0,
+    spacing_mm: float | Sequence[float] | None = None,
+    img_size: int | Sequence[int] | None = None,
+) -> None:
     """Load a datalist, open every volume, and print a table with one line per volume.
 
     A line says: file, patient, shape (i, j, k), spacing in mm, smallest and largest value, verdict. What may be
@@ -31,10 +40,15 @@ def check_datalist(dataset: str | Path, fold: int = 0) -> None:
     Args:
         dataset: path of a ``.json`` datalist, or of a folder.
         fold: fold to validate on.
+        spacing_mm: edge of a voxel that the volumes will be resampled to, one number or three for i, j, k in RAS axes.
+        img_size: voxels per axis of the crop that must fit in after that, one number or three; may be one voxel larger
+            than the volume, see :func:`~bertswin_ext.transforms.volume_preprocessing`.
 
     Raises:
-        ValueError: with all faults of the list, or else with all faults of all volumes.
+        ValueError: with all faults of the list, or else with all faults of all volumes; ``spacing_mm`` and ``img_size``
+            are not given together, or not positive.
     """
+    crop = _crop(spacing_mm, img_size)
     datalist = load_datalist(dataset, fold=fold)
     source = Path(datalist.source)
     folder = source if source.is_dir() else source.parent
@@ -44,14 +58,13 @@ def check_datalist(dataset: str | Path, fold: int = 0) -> None:
     _write_line(widths, "file", "patient", "shape", "spacing mm", "values", "verdict")
     faults = []
     for name, item in zip(names, items.values(), strict=True):
-        cells, verdict, found = _check_item(item)
+        cells, verdict, found = _check_item(item, crop)
         _write_line(widths, name, item["patient"], *cells, verdict)
         faults += found
     training, validation = len(datalist.training), len(datalist.validation)
     sys.stdout.write(f"{training} training and {validation} validation items, sha256 {datalist.sha256}\n")
     if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise ValueError(f"{count} in {datalist.source}:" + "".join(f"\n  - {fault}" for fault in faults))
+        raise ValueError(listed(faults, datalist.source))
 
 
 def _write_line(widths: list[int], *cells: str) -> None:
@@ -60,7 +73,55 @@ def _write_line(widths: list[int], *cells: str) -> None:
     sys.stdout.write("  ".join(padded).rstrip() + "\n")
 
 
-def _check_item(item: Item) -> tuple[list[str], str, list[str]]:
+@dataclass(frozen=True)
+class _Crop:
+    """What must fit into a volume: three spacings and three sizes, in RAS axes."""
+
+    spacing_mm: tuple[float, ...]
+    img_size: tuple[int, ...]
+
+    def faults(self, shape: tuple[int, ...], affine: Array) -> list[str]:
+        """List the axes along which a volume is too small; the arithmetic is that of MONAI's ``Spacing``."""
+        axes = np.argsort(nib.orientations.io_orientation(affine)[:, 0])
+        own = np.linalg.norm(affine[:3, :3], axis=0)
+        sizes = [
+            round((shape[axis] - 1) * own[axis] / new) + 1 for axis, new in zip(axes, self.spacing_mm, strict=True)
+        ]
+        short = [letter for letter, n, crop in zip("ijk", sizes, self.img_size, strict=True) if n + 1 < crop]
+        if not short:
+            return []
+        return [
+            f"{times(sizes)} voxels at {times(self.spacing_mm)} mm (RAS axes) are fewer than the crop "
+            f"{times(self.img_size)} along {', '.join(short)}. Use a smaller `img_size` or a finer `spacing_mm`, pad "
+            "the volume, or remove it from the datalist."
+        ]
+
+
+def _crop(spacing_mm: float | Sequence[float] | None, img_size: int | Sequence[int] | None) -> _Crop | None:
+    """Return the crop to check for, if there is one."""
+    if spacing_mm is None and img_size is None:
+        return None
+    if spacing_mm is None or img_size is None:
+        raise ValueError(
+            "`spacing_mm` and `img_size` must be given together: a size in voxels says nothing without their edge. Add "
+            f"`{'spacing_mm' if spacing_mm is None else 'img_size'}`, or leave both out."
+        )
+    return _Crop(
+        tuple(_three("spacing_mm", spacing_mm)), tuple(int(size) for size in _three("img_size", img_size, int))
+    )
+
+
+def _three(name: str, value: Any, *kinds: type) -> list[Any]:
+    """Return three positive numbers for one or three."""
+    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * 3
+    right = [type(number) in (kinds or (int, float)) and number > 0 for number in numbers]
+    if len(numbers) != 3 or not all(right):
+        kind = "whole numbers" if kinds else "numbers"
+        raise ValueError(f"`{name}` must be one or three positive {kind}, got {value!r}. Use the bundle's `{name}`.")
+    return numbers
+
+
+def _check_item(item: Item, crop: _Crop | None) -> tuple[list[str], str, list[str]]:
     """Open one image and its label; return the cells of the table, the verdict and the faults."""
     try:
         array, meta = _read(item["image"])
@@ -69,8 +130,10 @@ def _check_item(item: Item) -> tuple[list[str], str, list[str]]:
     affine = np.asarray(meta["affine"])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     low, high = float(array.min()), float(array.max())
-    cells = [_times(array.shape, "d"), _times(spacing, ".3g"), f"{low:g}..{high:g}"]
+    cells = [times(array.shape), times(spacing, ".3g"), f"{low:g}..{high:g}"]
     faults = [f"{item['image']}: {fault}" for fault in _value_faults(low, high)]
+    if crop is not None:
+        faults += [f"{item['image']}: {fault}" for fault in crop.faults(array.shape, affine)]
     if "label" in item:
         faults += _label_faults(item, array, affine)
     notices = [*_notices(low, high, spacing), *([meta["resampling"]] if "resampling" in meta else [])]
@@ -99,7 +162,7 @@ def _notices(low: float, high: float, spacing: Array) -> list[str]:
     if low > _AIR_BELOW_HU or high < _BONE_ABOVE_HU:
         notices.append(f"values {low:g}..{high:g} do not look like HU")
     if spacing.min() < _SPACING_MM[0] or spacing.max() > _SPACING_MM[1]:
-        notices.append(f"a spacing of {_times(spacing, '.3g')} mm is unusual")
+        notices.append(f"a spacing of {times(spacing, '.3g')} mm is unusual")
     return notices
 
 
@@ -115,8 +178,8 @@ def _label_faults(item: Item, image: Array, affine: Array) -> list[str]:
     if sorted(label.shape) == sorted(image.shape) and apart < 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min():
         return []
     return [
-        f"{item['label']}: the label is not on the grid of its image: {_times(label.shape, 'd')} and "
-        f"{_times(image.shape, 'd')} voxels, corners up to {apart:.1f} mm apart. "
+        f"{item['label']}: the label is not on the grid of its image: {times(label.shape)} and "
+        f"{times(image.shape)} voxels, corners up to {apart:.1f} mm apart. "
         "Resample the label onto the image, or remove it."
     ]
 
@@ -125,8 +188,3 @@ def _corners(shape: tuple[int, ...], affine: Array) -> Array:
     """Return the positions of the 8 corner voxels, in mm, ``(8, 3)``."""
     indices = np.stack(np.meshgrid(*[(0, size - 1) for size in shape], indexing="ij"), axis=-1).reshape(-1, 3)
     return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])
-
-
-def _times(numbers: Any, form: str) -> str:
-    """Write numbers as ``1 x 2 x 3``."""
-    return " x ".join(format(number, form) for number in numbers)

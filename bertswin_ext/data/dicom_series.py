@@ -11,8 +11,10 @@ from typing import Any
 import itk
 import numpy as np
 
-from bertswin_ext.data.slice_stack import AIR_HU, DUPLICATE_MM, Floats, SliceStack, Values, resample
+from bertswin_ext.data.slice_stack import DUPLICATE_MM, Floats, SliceStack, Values, resample
 from bertswin_ext.data.volume_error import VolumeError
+from bertswin_ext.errors import times
+from bertswin_ext.voxels import AIR_HU
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +214,7 @@ def _check_alike(folder: Path, headers: list[DicomHeader]) -> None:
         if header.size[2] > 1 and first.size[2] > 1:
             fault = "hold several slices each, but a folder is one volume"
         elif header.size != first.size:
-            fault = f"differ in size ({_shape(first.size)} and {_shape(header.size)})"
+            fault = f"differ in size ({times(first.size)} and {times(header.size)})"
         elif not np.allclose(header.numbers(_SPACING, 2), spacing, rtol=1e-3):
             fault = "differ in pixel spacing"
         elif not np.allclose(header.numbers(_ORIENTATION, 6), orientation, atol=_DIRECTION_TOLERANCE):
@@ -282,11 +284,6 @@ def _note(stack: SliceStack, image: Any) -> str:
         faults.append(f"slices tilted by {stack.tilt_deg:.1f} degrees against their stacking direction")
     size, spacing = itk.size(image), image.GetSpacing()
     return (
-        f"{' and '.join(faults)}: resampled from {_shape((*stack.size, len(gaps) + 1))} onto an upright grid of "
-        f"{_shape(tuple(size))} voxels, {' x '.join(f'{step:.3f}' for step in spacing)} mm"
+        f"{' and '.join(faults)}: resampled from {times((*stack.size, len(gaps) + 1))} onto an upright grid of "
+        f"{times(size)} voxels, {times(spacing, '.3f')} mm"
     )
-
-
-def _shape(size: tuple[int, ...]) -> str:
-    """Write a size as ``2 x 3 x 4``."""
-    return " x ".join(str(int(axis)) for axis in size)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertswin_ext.data.phantom_anatomy import AIR_HU, Anatomy, Points, draw_anatomy, render
+from bertswin_ext.data.phantom_anatomy import Anatomy, Points, draw_anatomy, render
+from bertswin_ext.voxels import AIR_HU
 
 __all__ = ["FILL_HU", "FOV_RADIUS_MM", "Phantom", "make_phantom"]
 

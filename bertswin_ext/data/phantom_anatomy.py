@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["AIR_HU", "Anatomy", "Points", "Tissue", "draw_anatomy", "render"]
+from bertswin_ext.voxels import AIR_HU
 
-AIR_HU = -1000.0
+__all__ = ["Anatomy", "Points", "Tissue", "draw_anatomy", "render"]
+
 MANDIBLE, SKULL = 1, 2
 _CORTEX_RANGE_HU = (1200.0, 1700.0)
 _TEXTURE_CELLS = 64

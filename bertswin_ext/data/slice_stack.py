@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bertswin_ext.voxels import AIR_HU
+
 Floats = npt.NDArray[np.float64]
 Values = npt.NDArray[np.float32]
 
-AIR_HU = -1000.0
 DUPLICATE_MM = 0.01
 """Two slices closer than this are at the same position."""
 

@@ -10,9 +10,16 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import Sampler
 
-__all__ = ["SampleKey", "SeededDataset", "StreamSampler"]
+from bertswin_ext.errors import listed_under, root_cause
+
+__all__ = ["SampleKey", "SeededDataset", "ShareSampler", "StreamSampler"]
 
 SampleKey = tuple[int, int]
+
+_REMEDY = (
+    "`python -m bertswin_ext check --dataset ... --spacing_mm ... --img_size ...` lists every fault of a data set "
+    "beforehand."
+)
 
 
 class StreamSampler(Sampler[SampleKey]):
@@ -78,6 +85,37 @@ class StreamSampler(Sampler[SampleKey]):
             )
 
 
+class ShareSampler(Sampler[int]):
+    """Every process' share of the items, in order and without repetition.
+
+    Args:
+        num_items: items of the dataset.
+        rank: number of this process.
+        num_ranks: number of processes; where there are more of them than items, some items come twice, so that no
+            process is left without one.
+
+    Raises:
+        ValueError: there are no items.
+
+    Example:
+        >>> list(ShareSampler(5, rank=1, num_ranks=2)), list(ShareSampler(1, rank=1, num_ranks=2))
+        ([1, 3], [0])
+    """
+
+    def __init__(self, num_items: int, rank: int = 0, num_ranks: int = 1) -> None:
+        if num_items < 1:
+            raise ValueError("There are no volumes to validate on. Add some to the datalist, or raise `val_fraction`.")
+        self.indices = list(range(rank, num_items, num_ranks)) or [rank % num_items]
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of the share."""
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        """Size of the share."""
+        return len(self.indices)
+
+
 class SeededDataset(CacheDataset):  # type: ignore[misc]
     """`monai.data.CacheDataset` whose random transforms are seeded sample by sample.
 
@@ -118,8 +156,9 @@ class SeededDataset(CacheDataset):  # type: ignore[misc]
             copy_cache=False,
         )
         if self._faults:
-            lines = "\n".join(f"  - {self._faults[index]}" for index in sorted(self._faults))
-            raise ValueError(f"{len(self._faults)} of {len(data)} volumes cannot be used:\n{lines}")
+            faults = [self._faults[index] for index in sorted(self._faults)]
+            heading = f"{len(faults)} of {len(data)} volumes cannot be used"
+            raise ValueError(f"{listed_under(heading, faults)}\n{_REMEDY}")
 
     def __getitem__(self, key: int | SampleKey) -> Any:
         """The sample of a key (index, seed), or of a plain index."""
@@ -143,10 +182,3 @@ class SeededDataset(CacheDataset):  # type: ignore[misc]
 def _seed_of(seed: int, index: int) -> int:
     """Seed of the item that a plain index names."""
     return int(np.random.SeedSequence([seed, 2, index]).generate_state(1)[0])
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """What went wrong, from under the ``RuntimeError`` in which MONAI wraps every error of a transform or component."""
-    while type(error) is RuntimeError and error.__cause__ is not None:
-        error = error.__cause__
-    return error

@@ -19,6 +19,7 @@ from nibabel.openers import ImageOpener
 
 from bertswin_ext.data.dicom_series import is_dicom_file, read_header, read_multi_frame, read_series
 from bertswin_ext.data.volume_error import VolumeError
+from bertswin_ext.errors import times
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
 _SPACING_TOLERANCE = 0.01
+_OTHER_UNITS = {1: ("meter", "1000"), 3: ("micron", "0.001")}  # codes of NIfTI; 2 is mm, 0 unknown
 
 
 class VolumeReader(ImageReader):  # type: ignore[misc]
@@ -152,8 +154,17 @@ def _check_nifti_header(path: Path, image: Any) -> None:
     sform, qform = header.get_sform(coded=True), image.header.get_qform(coded=True)
     if not (np.isfinite(pixdim) & (pixdim > 0)).all():
         raise VolumeError(
-            f"{path}: the voxel spacing in the header (pixdim) must be above 0 mm, got {_numbers(pixdim)}. "
+            f"{path}: the voxel spacing in the header (pixdim) must be above 0 mm, got {times(pixdim)}. "
             "Write the true spacing into the header, or convert the scan again."
+        )
+    # get_xyzt_units fails on codes that mean nothing
+    code = int(header["xyzt_units"]) % 8
+    if code in _OTHER_UNITS:
+        unit, factor = _OTHER_UNITS[code]
+        raise VolumeError(
+            f"{path}: the header says that lengths are in {unit}, and they would be read as mm. Write pixdim, sform "
+            f"and qform in mm ({factor} times what is there) and set xyzt_units to mm, or set the unit alone if the "
+            "numbers are in mm already."
         )
     if sform[0] is None:
         if qform[0] is None:
@@ -165,8 +176,8 @@ def _check_nifti_header(path: Path, image: Any) -> None:
     spacing = np.linalg.norm(sform[0][:3, :axes], axis=0)
     if not np.allclose(spacing, pixdim, rtol=_SPACING_TOLERANCE):
         raise VolumeError(
-            f"{path}: the header contradicts itself: the spacing is {_numbers(spacing)} mm in the sform and "
-            f"{_numbers(pixdim)} mm in pixdim. Write the true one into both, or convert the scan again."
+            f"{path}: the header contradicts itself: the spacing is {times(spacing)} mm in the sform and "
+            f"{times(pixdim)} mm in pixdim. Write the true one into both, or convert the scan again."
         )
     if qform[0] is not None and nib.aff2axcodes(qform[0]) != nib.aff2axcodes(sform[0]):
         names = ["".join(nib.aff2axcodes(affine)) for affine in (sform[0], qform[0])]
@@ -238,7 +249,7 @@ def _drop_empty_axes(array: Array, meta: Meta) -> tuple[Array, Meta]:
 
 def _check_array(path: Path, array: Array) -> None:
     """Raise unless the array is one volume of real numbers."""
-    size = " x ".join(str(axis) for axis in array.shape)
+    size = times(array.shape)
     if array.dtype.kind not in "biuf":
         kind = "complex numbers" if array.dtype.kind == "c" else "several numbers per voxel"
         raise VolumeError(_not_scalar(path, f"{kind} ({array.dtype})"))
@@ -277,9 +288,4 @@ def _not_scalar(path: Path, found: str) -> str:
 
 def _without_voxels(path: Path, size: Sequence[int]) -> str:
     """Say that a volume is empty."""
-    return f"{path}: has no voxels ({' x '.join(str(axis) for axis in size)}). Convert the scan again."
-
-
-def _numbers(values: npt.NDArray[Any]) -> str:
-    """Write numbers as ``1 x 2 x 3``."""
-    return " x ".join(f"{value:g}" for value in values)
+    return f"{path}: has no voxels ({times(size)}). Convert the scan again."

@@ -66,19 +66,19 @@ class PatienceHandler:
 
     def _epoch_started(self, engine: Engine) -> None:
         """End a run that had ended already when it was resumed."""
-        if self._is_over(engine.state.epoch - 1):
+        if self._is_over():
             engine.state.epoch -= 1
             engine.terminate()
 
     def _epoch_completed(self, engine: Engine) -> None:
         """End the run when its time has come."""
-        if self._is_over(engine.state.epoch):
+        if self._is_over():
             engine.terminate()
 
-    def _is_over(self, epoch: int) -> bool:
-        """Count the epochs since the best one."""
-        best = self.evaluator.state.best_metric_epoch
-        over = 0 < best <= epoch - self.patience
+    def _is_over(self) -> bool:
+        """Whether the last validation came so many epochs after the best one."""
+        best, validated = self.evaluator.state.best_metric_epoch, self.evaluator.state.epoch
+        over = 0 < best <= validated - self.patience
         if over:
-            logger.info("no improvement since epoch %d: stopping after epoch %d", best, epoch)
+            logger.info("no improvement since epoch %d, validated in epoch %d: stopping", best, validated)
         return over

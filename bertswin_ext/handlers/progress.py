@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,6 +14,8 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
+
+from bertswin_ext.handlers.engine_values import check_optimizer, learning_rate, scalar_outputs
 
 __all__ = ["ProgressHandler"]
 
@@ -36,40 +38,6 @@ def format_duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Return the largest learning rate of the parameter groups."""
-    return max(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def check_optimizer(optimizer: object) -> torch.optim.Optimizer:
-    """Return ``optimizer``, or say what it should have been.
-
-    Raises:
-        TypeError: When it is not a ``torch.optim.Optimizer``.
-    """
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. "
-            "Pass the optimizer of the trainer, in a config: '@optimizer'."
-        )
-    return optimizer
-
-
-def scalar_outputs(engine: Engine) -> dict[str, torch.Tensor]:
-    """Return the loss of the last iteration as ``loss`` and the named loss terms, detached and still on the device.
-
-    A decollated output (a list of dictionaries with equal losses) is read from its first entry. Without a loss the
-    result is empty.
-    """
-    output = engine.state.output
-    if isinstance(output, list) and output:
-        output = output[0]
-    if not isinstance(output, Mapping) or "loss" not in output:
-        return {}
-    found = {"loss": output["loss"], **(output.get("loss_terms") or {})}
-    return {name: torch.as_tensor(value).detach().as_subclass(torch.Tensor) for name, value in found.items()}
 
 
 class ProgressHandler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ __all__ = ["ResumeHandler", "Stateful"]
 logger = logging.getLogger(__name__)
 
 _PATTERN = "checkpoint_*.pt"
-_SELF_EXPLAINING = ("trainer", "sampler")
+_SELF_EXPLAINING = ("identity", "trainer", "sampler")
 
 
 class Stateful(Protocol):
@@ -52,6 +53,8 @@ class ResumeHandler:
         state: objects to save by name: ``model``, ``optimizer``, ``lr_scheduler``, ...
         sampler: the training stream; its position follows the trainer's.
         batch_size: samples per iteration and process.
+        identity: what makes the run this run - data, network, loss, recipe - by name; a checkpoint in which any of it
+            differs is refused.
         evaluator: engine whose best metric is kept.
         resume: continue from the newest checkpoint of ``output_dir``; a run without one starts from the beginning.
         interval: optimizer steps between checkpoints within an epoch; there is one at the end of every epoch anyway.
@@ -68,6 +71,7 @@ class ResumeHandler:
         state: Mapping[str, Stateful],
         sampler: StreamSampler,
         batch_size: int,
+        identity: Mapping[str, Any] | None = None,
         evaluator: Engine | None = None,
         resume: bool = False,
         interval: int = 100,
@@ -80,6 +84,7 @@ class ResumeHandler:
         self.state = dict(state)
         self.sampler = sampler
         self.batch_size = batch_size
+        self.identity = _Identity(identity or {})
         self.evaluator = evaluator
         self.resume = resume
         self.interval = interval
@@ -88,7 +93,8 @@ class ResumeHandler:
     def attach(self, engine: Engine) -> None:
         """Load when the trainer starts, save while it runs."""
         # what tells other runs' checkpoints apart comes first
-        self.state = {"trainer": _Position(engine), "sampler": self.sampler, **self.state, "random": _RandomState()}
+        first: dict[str, Stateful] = {"identity": self.identity, "trainer": _Position(engine), "sampler": self.sampler}
+        self.state = {**first, **self.state, "random": _RandomState()}
         if self.evaluator is not None:
             self.state["best"] = _Best(self.evaluator)
         engine.add_event_handler(Events.STARTED, self._started)
@@ -138,6 +144,10 @@ class ResumeHandler:
     def _started(self, engine: Engine) -> None:
         """Continue from the newest checkpoint."""
         checkpoints = self._checkpoints()
+        if idist.get_rank() == 0:
+            # what a killed run was writing
+            for torn in self.output_dir.glob(f".{_PATTERN}.*.tmp"):
+                torn.unlink()
         if checkpoints and not self.resume:
             raise ValueError(
                 f"{self.output_dir} holds checkpoints of an earlier run, the newest is {checkpoints[-1].name}. Resume "
@@ -162,6 +172,29 @@ class ResumeHandler:
         return sorted(self.output_dir.glob(_PATTERN))
 
 
+class _Identity:
+    """What must be the same for a run to be continued."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts = {name: json.dumps(value, sort_keys=True, default=repr) for name, value in facts.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.facts)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        names = sorted(self.facts.keys() | state_dict.keys())
+        changed = [
+            f"{name} {state_dict.get(name, 'absent')} -> {self.facts.get(name, 'absent')}"
+            for name in names
+            if state_dict.get(name) != self.facts.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"The run differs from the checkpoint's: {'; '.join(changed)}. Resume with what it was started with, "
+                "or start a new run in another `output_dir`."
+            )
+
+
 class _Position:
     """Where the trainer is."""
 
@@ -182,11 +215,10 @@ class _Position:
         planned = state_dict["max_epochs"]
         if planned != state.max_epochs:
             logger.warning(
-                "the run was planned for %d epochs and now has %d: the learning rate keeps the schedule of the "
-                "checkpoint, which was made for %d. For another schedule start a new run",
+                "the run was planned for %d epochs and now has %d: the learning rate keeps the checkpoint's schedule. "
+                "For another schedule start a new run",
                 planned,
                 state.max_epochs,
-                planned,
             )
         state.iteration = state_dict["iteration"]
         state.epoch = state.iteration // state.epoch_length
@@ -202,11 +234,16 @@ class _Best:
 
     def state_dict(self) -> dict[str, Any]:
         state = self.evaluator.state
-        return {"metric": float(state.best_metric), "epoch": int(state.best_metric_epoch)}
+        return {
+            "metric": float(state.best_metric),
+            "epoch": int(state.best_metric_epoch),
+            "validated": int(state.epoch),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.evaluator.state.best_metric = state_dict["metric"]
         self.evaluator.state.best_metric_epoch = state_dict["epoch"]
+        self.evaluator.state.epoch = state_dict["validated"]
 
 
 class _RandomState:

@@ -11,7 +11,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,22 @@ from ignite.engine import Engine, Events
 
 import bertswin_ext
 from bertswin_ext.files import written_whole
-from bertswin_ext.handlers.progress import format_duration, scalar_outputs
+from bertswin_ext.handlers.engine_values import scalar_metrics, scalar_outputs
+from bertswin_ext.handlers.progress import format_duration
 
 __all__ = ["RunReportHandler"]
 
+# what a continued run takes over from its report; an entry without a value yet is left out
+_CARRIED: dict[str, type | tuple[type, ...]] = {
+    "status": str,
+    "started_utc": str,
+    "finished_utc": str,
+    "wall_seconds": (int, float),
+    "last_loss": (int, float),
+    "metrics": dict,
+    "validation_metrics": dict,
+    "best_metric": dict,
+}
 _LARGEST_ARRAY = 64  # entries; larger arrays are named by their shape, a report is no place for data
 
 
@@ -65,12 +77,6 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def scalar_metrics(engine: Engine) -> dict[str, float]:
-    """Return those metrics of an engine that are one number, as floats."""
-    values = {key: _item(value) for key, value in engine.state.metrics.items()}
-    return {str(key): float(value) for key, value in values.items() if isinstance(value, int | float)}
-
-
 class RunReportHandler:
     """Write ``path`` when a run starts, after every epoch, and when it is completed or has failed.
 
@@ -78,6 +84,9 @@ class RunReportHandler:
     counts with the hash of the datalist, seeds, times, last and best metrics, and where the other files are. The
     status is ``running``, ``completed`` or ``failed`` (with the error). It holds no host or user name of its own.
     When the run is completed the handler logs where the files are. Only rank 0 writes.
+
+    A run that is continued keeps what its report said: when it was started, the seconds it has taken so far, and its
+    last loss and metrics until there are newer ones. A report that cannot be read is replaced, with a warning.
 
     List it *before* ``StatsHandler`` and ``CheckpointSaver``: the first handler that raises in ``EXCEPTION_RAISED`` is
     the last one that runs. This handler writes first and re-raises after all others.
@@ -88,13 +97,12 @@ class RunReportHandler:
         datalist: ``{"training": [...], "validation": [...], "source": "datalist.json", ...}``: every list is counted,
             the lists are hashed (``sha256`` may be given instead) and ``source`` is copied.
         seeds: the seeds of the run by name, or one seed.
-        extra: more facts to keep, for example ``{"weights_sha256": ...}``.
         files: what the run writes, name -> path relative to the folder of ``path``.
         evaluator: the engine whose metrics are the validation metrics.
         name: name of the logger, by default the one of the engine.
 
     Raises:
-        TypeError: When ``config``, ``datalist``, ``extra`` or ``files`` is not a mapping.
+        TypeError: When ``config``, ``datalist`` or ``files`` is not a mapping.
 
     Example:
         >>> from bertswin_ext.handlers.run_report import RunReportHandler
@@ -108,12 +116,11 @@ class RunReportHandler:
         config: Mapping[str, Any] | None = None,
         datalist: Mapping[str, Any] | None = None,
         seeds: Mapping[str, int] | int | None = None,
-        extra: Mapping[str, Any] | None = None,
         files: Mapping[str, str | Path] | None = None,
         evaluator: Engine | None = None,
         name: str | None = None,
     ) -> None:
-        for argument, value in {"config": config, "datalist": datalist, "extra": extra, "files": files}.items():
+        for argument, value in {"config": config, "datalist": datalist, "files": files}.items():
             _check_mapping(argument, value)
         self.path = Path(path)
         self.files = {key: _relative(value, self.path.parent) for key, value in (files or {}).items()}
@@ -124,12 +131,12 @@ class RunReportHandler:
             "data": None if datalist is None else _describe_datalist(datalist),
             "seeds": to_json(seeds),
             "files": self.files,
-            "extra": to_json(extra or {}),
             "config_sha256": None if config is None else json_sha256(config),
             "config": to_json(config),
         }
         self._start = time.monotonic()
         self._times: dict[str, Any] = {}
+        self._earlier: dict[str, Any] = {}
         self._resumed_at: int | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -155,12 +162,16 @@ class RunReportHandler:
         engine.add_event_handler(Events.EXCEPTION_RAISED, _reraise)
         self._start, self._resumed_at = time.monotonic(), None
         self._times = {"started_utc": _utc_now(), "finished_utc": None}
+        # a checkpoint may be loaded after this: whether the run is continued is known when an epoch starts
+        self._earlier = self._read_earlier() if idist.get_rank() == 0 else {}
         self._write(engine, "running")
 
     def _epoch_started(self, engine: Engine) -> None:
-        """Note where the run began, after a checkpoint was loaded."""
+        """Note where the run began, after a checkpoint was loaded; a new run inherits nothing."""
         if self._resumed_at is None:
             self._resumed_at = int(engine.state.iteration)
+            if self._resumed_at == 0:
+                self._earlier = {}
 
     def _validated(self, _evaluator: Engine, trainer: Engine) -> None:
         """Bring the validation metrics into the report."""
@@ -168,11 +179,12 @@ class RunReportHandler:
 
     def _completed(self, engine: Engine) -> None:
         """Write the final report and say where the files are."""
-        self._times["finished_utc"] = _utc_now()
+        was_complete = self._resumed_at is None and self._earlier.get("status") == "completed"
+        self._times["finished_utc"] = (self._earlier if was_complete else {}).get("finished_utc", _utc_now())
         self._write(engine, "completed")
         if idist.get_rank() != 0:
             return
-        folder, took = self.path.parent, format_duration(time.monotonic() - self._start)
+        folder, took = self.path.parent, format_duration(self._wall_seconds())
         self.logger.info(f"run completed in {took}, its files are in {folder}:")
         for name, file in {**self.files, "run report": self.path.name}.items():
             if (folder / file).exists():
@@ -191,7 +203,8 @@ class RunReportHandler:
             "status": status,
             "error": None if error is None else f"{type(error).__name__}: {error}",
             **self._times,
-            "wall_seconds": round(time.monotonic() - self._start, 3),
+            "started_utc": self._earlier.get("started_utc", self._times.get("started_utc")),
+            "wall_seconds": round(self._wall_seconds(), 3),
             **self._describe_progress(engine),
             "versions": _versions(),
             "system": _describe_system(engine),
@@ -204,16 +217,37 @@ class RunReportHandler:
     def _describe_progress(self, engine: Engine) -> dict[str, Any]:
         """Return where the run is and its numbers."""
         state, loss = engine.state, scalar_outputs(engine).get("loss")
-        return {
-            "epochs": state.epoch,
-            "max_epochs": state.max_epochs,
-            "iterations": state.iteration,
-            "resumed_at_iteration": state.iteration if self._resumed_at is None else self._resumed_at,
+        found = {
             "last_loss": None if loss is None else float(loss),
             "metrics": scalar_metrics(engine),
             "validation_metrics": None if self.evaluator is None else scalar_metrics(self.evaluator),
             "best_metric": _describe_best(engine if self.evaluator is None else self.evaluator),
         }
+        return {
+            "epochs": state.epoch,
+            "max_epochs": state.max_epochs,
+            "iterations": state.iteration,
+            "resumed_at_iteration": state.iteration if self._resumed_at is None else self._resumed_at,
+            **{key: self._earlier.get(key, value) if value in (None, {}) else value for key, value in found.items()},
+        }
+
+    def _wall_seconds(self) -> float:
+        """Return the seconds the run has taken, in this session and in those before it."""
+        return float(self._earlier.get("wall_seconds", 0.0)) + time.monotonic() - self._start
+
+    def _read_earlier(self) -> dict[str, Any]:
+        """Return what can be carried on from the report of an earlier session, empty when there is none."""
+        if not self.path.exists():
+            return {}
+        try:
+            report = json.loads(self.path.read_text(encoding="utf-8"))
+            return {key: report[key] for key, kind in _CARRIED.items() if isinstance(report.get(key), kind)}
+        except (OSError, ValueError, AttributeError) as error:
+            self.logger.warning(
+                f"the report {self.path} of the earlier session cannot be read ({type(error).__name__}: {error}): "
+                "times and metrics start anew."
+            )
+            return {}
 
 
 def _reraise(_engine: Engine, error: BaseException) -> None:
@@ -232,18 +266,11 @@ def _relative(path: str | Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder) if Path(path).is_absolute() else path).as_posix()
 
 
-def _item(value: Any) -> Any:
-    """Return the number in a tensor or array with one entry, everything else as it is."""
-    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-        return value.item() if math.prod(value.shape) == 1 else value
-    return value
-
-
 def _array_to_json(value: Any) -> Any:
     """Return the entries of a small tensor or array, and the shape of a large one."""
     if math.prod(value.shape) > _LARGEST_ARRAY:
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
-    return to_json(_item(value) if math.prod(value.shape) == 1 else value.tolist())
+    return to_json(value.item() if math.prod(value.shape) == 1 else value.tolist())
 
 
 def _describe_datalist(datalist: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,4 +315,4 @@ def _describe_system(engine: Engine) -> dict[str, Any]:
 
 def _utc_now() -> str:
     """Return the time as ``2026-01-31T12:00:00Z``."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -80,7 +80,8 @@ class TissueWeightedLoss(SubpatchStructureLoss):
         if "label" not in fields:
             raise ValueError(
                 "TissueWeightedLoss needs a `label` beside the `image`, found only "
-                f"{sorted(fields)}. Add labels to the datalist, or use SubpatchStructureLoss."
+                f"{sorted(fields)}. Add labels to the datalist and keep them in the transforms, or use "
+                "SubpatchStructureLoss."
             )
         totals: dict[str, torch.Tensor] = {}
         for weight, selected in zip(self.tissue_weights, self._selections(target, scored, fields), strict=True):

@@ -7,6 +7,7 @@ from bertswin_ext.networks.vit_mae import ViTMAE
 from bertswin_ext.networks.weights import (
     WeightReport,
     convert_upstream_state_dict,
+    load_encoder,
     load_weights,
     read_checkpoint,
     save_encoder,
@@ -20,6 +21,7 @@ __all__ = [
     "bertswin_base",
     "bertswin_tiny",
     "convert_upstream_state_dict",
+    "load_encoder",
     "load_weights",
     "read_checkpoint",
     "save_encoder",

@@ -108,8 +108,8 @@ class WindowAttention(nn.Module):
         if blocked is not None:
             # -inf, not a large negative number: subnormal weights would slow every product that follows
             bias = bias.masked_fill(blocked[:, None], float("-inf"))
-            bias = bias.repeat(len(windows) // len(blocked), 1, 1, 1)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(len(windows), -1, -1, -1))
+            bias = bias.repeat(windows.shape[0] // blocked.shape[0], 1, 1, 1)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(windows.shape[0], -1, -1, -1))
         return self.proj(rearrange(attended, "m heads w d -> m w (heads d)"))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import cast, get_args
 
 import torch
-from monai.utils import ensure_tuple_rep
 from torch import nn
 
 from bertswin_ext.networks.decoders import ReconstructionDecoder
@@ -76,13 +75,27 @@ class BertsWinMAE(nn.Module):
         self.img_size = _checked_img_size(img_size, self.patch_size)
         self.grid_size = cast("tuple[int, int, int]", tuple(size // self.patch_size for size in self.img_size))
         self.window_size = _checked_window_size(window_size, self.grid_size)
-        _check_widths(hidden_size, num_heads, num_layers)
+        _check_widths(hidden_size, num_heads, num_layers, in_channels, decoder_hidden_size)
         self.masking_ratio = _checked_masking_ratio(masking_ratio, self.grid_size)
         if ratio_of not in get_args(RatioOf):
             raise ValueError(f"`ratio_of` must be 'valid' or 'all', got {ratio_of!r}.")
         self.ratio_of = ratio_of
         self.in_channels = in_channels
         self.hidden_size = hidden_size
+        self.arguments = {
+            "img_size": list(self.img_size),
+            "patch_size": patch_size,
+            "in_channels": in_channels,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "window_size": list(self.window_size),
+            "decoder_hidden_size": decoder_hidden_size,
+            "stem_channels": stem_channels,
+            "masking_ratio": masking_ratio,
+            "stem": stem,
+            "ratio_of": ratio_of,
+        }
 
         self.stem = PatchStem(in_channels, hidden_size, self.patch_size, stem_channels, stem)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
@@ -110,11 +123,11 @@ class BertsWinMAE(nn.Module):
             ValueError: a tensor has another shape than stated.
         """
         self._check_volume(x, self.img_size)
-        num_samples, num_tokens = len(x), self.position_table.shape[1]
+        num_samples, num_tokens = x.shape[0], self.position_table.shape[1]
         if noise is None:
             noise = torch.rand(num_samples, num_tokens, device=x.device)
-        for name, tensor in (("noise", noise), ("valid", valid)):
-            _check_token_shape(name, tensor, (num_samples, num_tokens))
+        _check_tokens("noise", noise, (num_samples, num_tokens), noise.dtype)
+        _check_tokens("valid", valid, (num_samples, num_tokens), torch.bool)
         fixed_length = torch.compiler.is_compiling()
         visible = choose_visible(noise, self.masking_ratio, valid, self.ratio_of, fixed_length)
         patches = split_patches(x, self.patch_size)[visible.sample, visible.token]
@@ -148,7 +161,7 @@ class BertsWinMAE(nn.Module):
         patches = split_patches(x, self.patch_size)
         tokens = self.stem.embed_patches(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
         if valid is not None:
-            _check_token_shape("valid", valid, (patches.shape[0], patches.shape[1]))
+            _check_tokens("valid", valid, (patches.shape[0], patches.shape[1]), torch.bool)
             tokens = torch.where(valid[..., None], tokens, self.mask_token.to(tokens.dtype))
         return _channels_first(self.encoder(self._place(tokens, self._grid_of(x))))
 
@@ -297,29 +310,34 @@ def _checked_masking_ratio(masking_ratio: float, grid_size: tuple[int, int, int]
     return masking_ratio
 
 
-def _check_widths(hidden_size: int, num_heads: int, num_layers: int) -> None:
+def _check_widths(
+    hidden_size: int, num_heads: int, num_layers: int, in_channels: int, decoder_hidden_size: int
+) -> None:
     """The hidden size serves three sine-cosine axes and all heads."""
     if hidden_size % 6 or num_heads < 1 or hidden_size % num_heads:
         raise ValueError(
             f"`hidden_size` must be divisible by 6 (positions) and by `num_heads`, got {hidden_size} with "
             f"{num_heads} heads."
         )
+    for name, width in (("in_channels", in_channels), ("decoder_hidden_size", decoder_hidden_size)):
+        if width < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {width}.")
     if not isinstance(num_layers, int) or num_layers < 1:
         raise ValueError(
             f"`num_layers` must be one positive int: BertsWin has a single encoder stage, got {num_layers}."
         )
 
 
-def _check_token_shape(name: str, tensor: torch.Tensor | None, shape: tuple[int, int]) -> None:
-    """One entry per token."""
-    if tensor is not None and tensor.shape != shape:
-        raise ValueError(f"`{name}` must be (batch, tokens) = {shape}, got {tuple(tensor.shape)}.")
+def _check_tokens(name: str, tensor: torch.Tensor | None, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """One entry per token, of the right type."""
+    if tensor is not None and (tensor.shape != shape or tensor.dtype != dtype):
+        found = f"{tuple(tensor.shape)} of {tensor.dtype}"
+        raise ValueError(f"`{name}` must be (batch, tokens) = {shape} of {dtype}, got {found}.")
 
 
 def _per_axis(name: str, value: int | Sequence[int]) -> tuple[int, int, int]:
     """An int for all axes, or three of them."""
-    try:
-        i, j, k = ensure_tuple_rep(value, 3)
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be an int or three ints (i, j, k), got {value}.") from error
-    return int(i), int(j), int(k)
+    values = (value,) * 3 if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(values) != 3 or not all(isinstance(entry, int) for entry in values):
+        raise ValueError(f"`{name}` must be an int or three ints (i, j, k), got {value}.")
+    return values[0], values[1], values[2]

@@ -60,7 +60,7 @@ def choose_visible(
     live = torch.ones_like(order, dtype=torch.bool)
     if valid is not None and ratio_of == "valid":
         num_valid = valid.sum(dim=1)
-        kept = (num_valid * (1.0 - masking_ratio)).long().clamp(min=1).minimum(num_valid)
+        kept = (num_valid.double() * (1 - masking_ratio)).long().clamp(min=1).minimum(num_valid)
         live = torch.arange(num_kept, device=noise.device) < kept[:, None]
         if not fixed_length:
             return VisibleTokens(sample[live], order[live], live[live])

@@ -17,7 +17,14 @@ from bertswin_ext.files import written_whole
 from bertswin_ext.networks.masked_autoencoder import BertsWinMAE
 from bertswin_ext.voxels import VOXELS
 
-__all__ = ["WeightReport", "convert_upstream_state_dict", "load_weights", "read_checkpoint", "save_encoder"]
+__all__ = [
+    "WeightReport",
+    "convert_upstream_state_dict",
+    "load_encoder",
+    "load_weights",
+    "read_checkpoint",
+    "save_encoder",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -171,14 +178,7 @@ def save_encoder(network: BertsWinMAE, path: str | Path, spacing_mm: float | Seq
         raise ValueError(f"Only a BertsWinMAE has an encoder to export, got {type(network).__name__}.")
     state_dict = {key: value.cpu() for key, value in network.state_dict().items() if not key.startswith("decoder.")}
     record = {
-        "network": "BertsWinMAE",
-        "img_size": list(network.img_size),
-        "patch_size": network.patch_size,
-        "window_size": list(network.window_size),
-        "in_channels": network.in_channels,
-        "hidden_size": network.hidden_size,
-        "num_layers": len(network.encoder.blocks),
-        "stem": network.stem.kind,
+        "arguments": network.arguments,
         "axes": "RAS",
         "spacing_mm": list(spacing_mm) if isinstance(spacing_mm, Sequence) else [float(spacing_mm)] * 3,
         "min_hu": VOXELS.min_hu,
@@ -189,6 +189,30 @@ def save_encoder(network: BertsWinMAE, path: str | Path, spacing_mm: float | Seq
     with written_whole(path) as temporary:
         torch.save({"model": state_dict, "record": record}, temporary)
     logger.info("encoder of %d tensors written to %s", len(state_dict), path)
+
+
+def load_encoder(path: str | Path) -> BertsWinMAE:
+    """Build the network of an exported encoder and fill it; its decoder is fresh.
+
+    Args:
+        path: a file written by `save_encoder`.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: the file is unreadable, or is no exported encoder.
+    """
+    content = read_checkpoint(path)
+    if "record" not in content:
+        raise ValueError(f"{path} is no exported encoder: it has no `record`. Write one with export_encoder.json.")
+    network = BertsWinMAE(**content["record"]["arguments"])
+    report = _compare(_unwrap(content), network)
+    lacking = [key for key in report.missing if not key.startswith("decoder.")]
+    if lacking or report.mismatched:
+        raise ValueError(f"{path} does not fit the network of its own record: {report}. Export it again.")
+    network.load_state_dict(content["model"], strict=False)
+    return network
 
 
 def _unwrap(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -14,9 +14,23 @@ from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
 
+from bertswin_ext.errors import listed
+
 __all__ = ["check_config", "config_problems", "current_config", "known_ids"]
 
 _NOT_CONFIGS = ("metadata.json",)
+_COUNTS = (
+    "epochs",
+    "steps_per_epoch",
+    "batch_size",
+    "accumulation_steps",
+    "val_interval",
+    "val_batch_size",
+    "patience",
+    "checkpoint_interval",
+    "log_interval",
+    "num_images",
+)
 
 
 def check_config(bundle_root: str | Path) -> None:
@@ -33,9 +47,7 @@ def check_config(bundle_root: str | Path) -> None:
     config = current_config()
     problems = config_problems(config, known_ids(bundle_root))
     if problems:
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
-        raise ValueError(f"{count} in the configuration of {Path(bundle_root).name}:\n{lines}")
+        raise ValueError(listed(problems, f"the configuration of {Path(bundle_root).name}"))
 
 
 def current_config() -> dict[str, Any]:
@@ -80,7 +92,8 @@ def config_problems(config: Mapping[str, Any], known: set[str]) -> list[str]:
         known: entries that exist, as `known_ids` gives them.
 
     Returns:
-        Unknown entries, components that do not exist, arguments that they do not take, references to nothing.
+        Unknown entries, numbers that count nothing, components that do not exist, arguments that they do not take,
+        references to nothing.
     """
     referenced = {name for _, value in _strings(config) for name in _references(value)}
     referenced |= {name.split("::")[0] for name in referenced}
@@ -90,6 +103,10 @@ def config_problems(config: Mapping[str, Any], known: set[str]) -> list[str]:
             near = difflib.get_close_matches(entry, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else " See the knobs at the top of the configuration."
             problems.append(f"the entry {entry!r} does not exist.{hint}")
+    for name in _COUNTS:
+        count = config.get(name, 1)
+        if not isinstance(count, str) and (type(count) is not int or count < 1):
+            problems.append(f"`{name}` must be a whole number from 1 on, got {count}")
     parser = ConfigParser(dict(config))
     for where, value in _strings(config):
         problems += [f"{where}: @{name} refers to nothing" for name in _references(value) if not _exists(parser, name)]

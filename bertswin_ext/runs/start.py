@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shutil
 import sys
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from monai.utils import set_determinism
 
 import bertswin_ext
-from bertswin_ext.data.stream import root_cause
+from bertswin_ext.errors import root_cause
 from bertswin_ext.runs.config_check import check_config
 
 __all__ = ["start_run"]
@@ -33,6 +34,8 @@ _WRITTEN = (
     "tensorboard",
     "metrics.csv",
     "model.pt",
+    "encoder.pt",
+    "evaluation",
     "progress.png",
     "run_report.json",
     _LOG,
@@ -55,12 +58,13 @@ def start_run(
         keep_output: add to what is in the folder, for evaluation and export.
 
     Raises:
-        ValueError: the configuration has faults.
+        ValueError: the configuration has faults, or several processes run one that is for one.
     """
     sys.excepthook = _show_error
     # the engines' own lines say less than the handlers' and read as if every validation resumed a run
     logging.getLogger("ignite").setLevel(logging.WARNING)
     check_config(bundle_root)
+    _check_processes()
     rank = dist.get_rank() if dist.is_initialized() else 0
     set_determinism(seed=seed + rank)
     if rank == 0:
@@ -75,6 +79,16 @@ def start_run(
         logging.getLogger().setLevel(logging.WARNING)
     if dist.is_initialized():
         dist.barrier()
+
+
+def _check_processes() -> None:
+    """Several processes that do not know of each other would write over each other."""
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1 and not dist.is_initialized():
+        raise ValueError(
+            f"{num_processes} processes were started, but the configuration is for one. Add multi_gpu_train.json to "
+            "`--config_file`, or start one process."
+        )
 
 
 def _make_room(folder: Path) -> Path | None:

@@ -13,6 +13,8 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
+from bertswin_ext.errors import times
+
 
 class CheckVolumed(MapTransform):  # type: ignore[misc]
     """Check what was loaded: channels, size and values. The data pass through unchanged.
@@ -59,20 +61,24 @@ class CheckVolumed(MapTransform):  # type: ignore[misc]
 
 
 class CheckSized(MapTransform):  # type: ignore[misc]
-    """Check that a volume is at least as large as the crop. The data pass through unchanged.
+    """Check that a volume is about as large as the crop, or larger. The data pass through unchanged.
 
     Place it after resampling and before cropping.
 
     Args:
         keys: keys of the volumes.
         roi_size: size of the crop in voxels, one number or one per axis.
+        tolerance_vox: voxels that an axis may be short of the crop. Resampling puts the centres of the outer voxels on
+            those of the old ones, so that 56 voxels of 0.4 mm become 111 of 0.2 mm: as large as a crop of 112, and
+            one voxel short of it. Pad after the check.
         allow_missing_keys: skip keys that an item does not have.
 
     Shape:
         Volumes are ``(c, i, j, k)``.
 
     Raises:
-        ValueError: naming the file, if an axis is smaller than the crop.
+        ValueError: naming the file, if an axis is smaller than the crop by more than the tolerance; or
+            ``tolerance_vox`` is negative.
 
     Example:
         >>> check = CheckSized(keys=["image"], roi_size=2)
@@ -80,8 +86,17 @@ class CheckSized(MapTransform):  # type: ignore[misc]
         torch.Size([1, 2, 2, 2])
     """
 
-    def __init__(self, keys: KeysCollection, roi_size: Sequence[int] | int, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        roi_size: Sequence[int] | int,
+        tolerance_vox: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if tolerance_vox < 0:
+            raise ValueError(f"`tolerance_vox` must not be negative, got {tolerance_vox}. Use 0 or 1.")
+        self.tolerance_vox = tolerance_vox
         self.roi_size = tuple(int(size) for size in ensure_tuple_rep(roi_size, 3))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -96,12 +111,14 @@ class CheckSized(MapTransform):  # type: ignore[misc]
         item = dict(data)
         for key in self.key_iterator(item):
             size = tuple(item[key].shape[1:])
-            short = [axis for axis, own, roi in zip("ijk", size, self.roi_size, strict=True) if own < roi]
+            least = [roi - self.tolerance_vox for roi in self.roi_size]
+            short = [axis for axis, own, needed in zip("ijk", size, least, strict=True) if own < needed]
             if short:
                 raise ValueError(
-                    f"{_name(item[key])}: {_times(size)} voxels{_extent(item[key])} are fewer than the crop "
-                    f"`roi_size` = {_times(self.roi_size)} along {', '.join(short)}. Use a smaller `roi_size` or a "
-                    "finer `spacing`, pad the volume, or remove it from the datalist."
+                    f"{_name(item[key])}: {times(size)} voxels{_extent(item[key])} are fewer than the crop "
+                    f"`roi_size` = {times(self.roi_size)} along {', '.join(short)}. Use a smaller crop "
+                    "(`img_size` in the bundles) or a finer `spacing_mm`, pad the volume, or remove it from the "
+                    "datalist."
                 )
         return item
 
@@ -110,7 +127,7 @@ def _check_shape(volume: Tensor, channels: int) -> None:
     """Raise if a volume has other channels or an empty axis."""
     if volume.ndim != 4:
         raise ValueError(
-            f"{_name(volume)}: a volume must be (c, i, j, k), got {_times(volume.shape)}. "
+            f"{_name(volume)}: a volume must be (c, i, j, k), got {times(volume.shape)}. "
             "Add `EnsureChannelFirstd` before this check."
         )
     if volume.shape[0] != channels:
@@ -120,7 +137,7 @@ def _check_shape(volume: Tensor, channels: int) -> None:
         )
     if volume.numel() == 0:
         raise ValueError(
-            f"{_name(volume)}: has no voxels ({_times(volume.shape[1:])}). Convert the scan again, or remove it "
+            f"{_name(volume)}: has no voxels ({times(volume.shape[1:])}). Convert the scan again, or remove it "
             "from the datalist."
         )
 
@@ -156,9 +173,4 @@ def _extent(volume: Tensor) -> str:
         return ""
     spacing = affine_to_spacing(volume.affine, r=3, suppress_zeros=False)
     sides = [size * float(step) for size, step in zip(volume.shape[1:], spacing, strict=True)]
-    return f" ({' x '.join(f'{side:.1f}' for side in sides)} mm)"
-
-
-def _times(size: Sequence[int]) -> str:
-    """Write a size as ``2 x 3 x 4``."""
-    return " x ".join(str(axis) for axis in size)
+    return f" ({times(sides, '.1f')} mm)"

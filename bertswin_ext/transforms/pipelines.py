@@ -16,6 +16,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     SelectItemsd,
     Spacingd,
+    SpatialPadd,
     Transform,
 )
 
@@ -30,6 +31,10 @@ def volume_preprocessing(
     roi_size: int | Sequence[int], spacing_mm: float | Sequence[float] = VOXELS.spacing_mm, reader: Any = None
 ) -> list[Transform]:
     """From a file to a checked volume in the network's voxels: RAS axes, resampled, clipped, standardized.
+
+    Resampling gives round((n - 1) * old / new) + 1 voxels, which is one less than fit into the volume when the spacing
+    is halved. So a volume that is one voxel short of the crop is padded with its outermost voxels; a smaller one is
+    refused.
 
     Args:
         roi_size: voxels per axis of the crop that must fit in.
@@ -46,7 +51,8 @@ def volume_preprocessing(
         CheckVolumed(keys="image"),
         Orientationd(keys="image", axcodes="RAS", labels=None),
         Spacingd(keys="image", pixdim=spacing, mode="bilinear"),
-        CheckSized(keys="image", roi_size=roi_size),
+        CheckSized(keys="image", roi_size=roi_size, tolerance_vox=1),
+        SpatialPadd(keys="image", spatial_size=roi_size, mode="edge"),
         ScaleIntensityRanged(
             keys="image",
             a_min=VOXELS.min_hu,

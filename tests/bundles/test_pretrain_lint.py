@@ -145,3 +145,18 @@ def test_every_knob_is_in_the_model_card(bundle):
     knobs = [key for key in list(config)[: list(config).index("datalist")] if key not in derived]
     card = (bundle / "docs/README.md").read_text()
     assert [knob for knob in knobs if f"`{knob}`" not in card] == []
+
+
+def test_links_and_pictures_of_the_documents_exist(bundle):
+    repository = bundle.parents[1]
+    documents = [repository / "README.md", *(repository / "docs").rglob("*.md"), bundle / "docs/README.md"]
+    broken = []
+    for document in documents:
+        targets = re.findall(r"\]\(([^)#]+)\)", document.read_text())
+        broken += [
+            f"{document.name}: {target}"
+            for target in targets
+            if not target.startswith("http") and not (document.parent / target).exists()
+        ]
+    assert broken == []
+    assert not re.search(r"\]\(\.\./", (bundle / "docs/README.md").read_text()), "the card is published alone"

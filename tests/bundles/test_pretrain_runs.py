@@ -5,7 +5,10 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -137,9 +140,11 @@ def test_baseline_evaluation_and_export(bundle, phantom_dir, finished, tmp_path)
     if report["best_metric"]["epoch"] == 2:
         assert report["validation_metrics"]["val_mean_l2"] == pytest.approx(mean, rel=1e-5)
     assert (folder / "model.pt").read_bytes() == before
-    run(command(bundle, "export_encoder", dataset_dir=phantom_dir, output_dir=folder))
+    # also after the overlay of a run on several processes
+    run(command(bundle, "multi_gpu_train", "evaluate", dataset_dir=phantom_dir, output_dir=folder))
+    run(command(bundle, "multi_gpu_train", "export_encoder", dataset_dir=phantom_dir, output_dir=folder))
     encoder = torch.load(folder / "encoder.pt", weights_only=True)
-    assert encoder["record"]["hidden_size"] == 24
+    assert encoder["record"]["arguments"]["hidden_size"] == 24
     assert encoder["record"]["spacing_mm"] == [1.6, 1.6, 1.6]
     weights = torch.load(folder / "model.pt", weights_only=True)
     assert_same(encoder["model"], {key: value for key, value in weights.items() if not key.startswith("decoder.")})
@@ -152,7 +157,12 @@ FAULTS = [
     ({"window_size": 9}, "`window_size` must lie between 1 and the token grid img_size / patch_size = (3, 3, 3)"),
     ({"img_size": 20}, "`img_size` must be divisible by patch_size 8 on every axis, got (20, 20, 20)."),
     ({"dataset_dir": "nowhere.json"}, "nowhere.json"),
-    ({"img_size": 64}, "volumes cannot be used:"),
+    ({"img_size": 64}, "cannot be used:"),
+    ({"steps_per_epoch": 2.5}, "`steps_per_epoch` must be a whole number from 1 on, got 2.5"),
+    (
+        {"train::dataloder::batch_size": 3},
+        "the entry 'train::dataloder' does not exist. Did you mean",
+    ),
 ]
 
 
@@ -162,6 +172,51 @@ def test_faults_end_with_a_clear_message(bundle, phantom_dir, tmp_path, override
     result = run(command(bundle, **options), check=False)
     assert result.returncode != 0
     assert message in result.stderr[result.stderr.rindex("The cause: ") :]
+
+
+def bad_volumes(folder):
+    """A data set with one good volume and four that cannot be used."""
+    good = np.random.default_rng(0).integers(-900, 900, (28, 28, 28)).astype(np.int16)
+    broken = good.astype(np.float32)
+    broken[3, 4, 5] = np.nan
+    volumes = {"good": good, "flat": good[:, :, 0], "constant": np.full_like(good, 7), "nan": broken}
+    for name, volume in volumes.items():
+        nib.save(nib.Nifti1Image(volume, np.diag([1.6, 1.6, 1.6, 1])), folder / f"{name}.nii.gz")
+    whole = (folder / "good.nii.gz").read_bytes()
+    (folder / "torn.nii.gz").write_bytes(whole[: len(whole) // 2])
+    names = [*volumes, "torn"]
+    items = [{"image": f"{name}.nii.gz", "patient": name} for name in names]
+    shutil.copy(folder / "good.nii.gz", folder / "other.nii.gz")
+    validation = [{"image": "other.nii.gz", "patient": "other"}]
+    (folder / "datalist.json").write_text(json.dumps({"training": items, "validation": validation}))
+
+
+def test_bad_volumes_are_listed_with_their_faults(bundle, tmp_path):
+    bad_volumes(tmp_path)
+    options = {"dataset_dir": tmp_path / "datalist.json", "output_dir": tmp_path / "run"}
+    result = run(command(bundle, **options), check=False)
+    assert result.returncode != 0
+    message = result.stderr[result.stderr.rindex("The cause: ") :]
+    assert "4 of 5 volumes cannot be used:" in message
+    for name, reason in {"flat": "2D", "constant": "constant", "nan": "1 voxels are NaN or infinite", "torn": "truncated"}.items():
+        line = next(line for line in message.splitlines() if f"{name}.nii.gz" in line)
+        assert reason.lower() in line.lower(), line
+
+
+def test_resuming_with_other_data_is_refused(bundle, phantom_dir, finished, tmp_path):
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    options = {"output_dir": tmp_path, "resume": True, "dataset_dir": phantom_dir, "fold": 1, "learning_rate": 0.5}
+    result = run(command(bundle, **options), check=False)
+    assert result.returncode != 0
+    assert "The run differs from the checkpoint's: datalist " in result.stderr
+    assert "learning_rate 0.002 -> 0.5" in result.stderr
+
+
+def test_the_network_has_the_shape_that_the_metadata_say(bundle):
+    arguments = ["--net_id", "features_def", "--meta_file", str(bundle / "configs/metadata.json")]
+    arguments += ["--config_file", str(bundle / "configs/train.json")]
+    result = run([sys.executable, "-m", "monai.bundle", "verify_net_in_out", *arguments])
+    assert "data shape of network is verified with no error" in result.stdout
 
 
 def test_an_unreadable_checkpoint_names_itself_and_the_way_out(bundle, phantom_dir, finished, tmp_path):

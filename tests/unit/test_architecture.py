@@ -10,7 +10,7 @@ PACKAGE = ROOT / "bertswin_ext"
 TESTS = ROOT / "tests" / "unit"
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-GROUND_FLOOR = ("bertswin_ext.files", "bertswin_ext.voxels")
+GROUND_FLOOR = ("bertswin_ext.errors", "bertswin_ext.files", "bertswin_ext.voxels")
 LOWER_FLOOR = ("networks", "losses", "transforms", "optimizers", "data")
 IGNITE = ("ignite", "monai.engines", "monai.handlers")
 

@@ -95,7 +95,10 @@ def test_check_lists_every_fault_on_a_line(tmp_path, capsys):
     [
         (["--dataset", "nowhere"], "nowhere does not exist. Give a .json datalist or a folder of volumes."),
         (["--dataset"], "`--dataset` must be a datalist or a folder, got none. Use --dataset datalist.json, say."),
-        (["--data", "x"], "`check` must be given flags it has, got --data. Use --dataset --fold."),
+        (
+            ["--data", "x"],
+            "`check` must be given flags it has, got --data. Use --dataset --fold --spacing_mm --img_size.",
+        ),
     ],
 )
 def test_check_errors_are_one_line(capsys, flags, message):
@@ -118,3 +121,18 @@ def test_check_takes_the_fold(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["check", "--dataset", str(tmp_path / "list.json"), "--fold", "7"])
     assert "no item has fold 7. Choose one of 0, 1, 2" in capsys.readouterr().err
+
+
+def test_check_takes_the_crop(tmp_path, capsys):
+    for name in "ab":
+        save(tmp_path / f"{name}.nii", low=-1000 + ord(name))
+    arguments = ["check", "--dataset", str(tmp_path), "--spacing_mm", "(0.2, 0.2, 0.5)", "--img_size"]
+    main([*arguments, "(12, 8, 4)"])
+    with pytest.raises(SystemExit):
+        main([*arguments, "8"])
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: 2 faults in {tmp_path}:")
+    assert "a.nii: 11 x 9 x 4 voxels at 0.2 x 0.2 x 0.5 mm (RAS axes) are fewer than the crop 8 x 8 x 8" in error
+    with pytest.raises(SystemExit):
+        main(["check", "--dataset", str(tmp_path), "--img_size", "8"])
+    assert "`spacing_mm` and `img_size` must be given together" in capsys.readouterr().err

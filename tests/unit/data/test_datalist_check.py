@@ -5,8 +5,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose
 
 from bertswin_ext.data.datalist_check import check_datalist
+from bertswin_ext.data.volume_reader import VolumeReader
+from bertswin_ext.transforms.pipelines import volume_preprocessing
 from tests.unit.data.dicom_files import write_series
 from tests.unit.data.worlds import hounsfield
 
@@ -91,3 +94,47 @@ def test_faults_of_the_list_come_before_any_volume(tmp_path, capsys):
     with pytest.raises(ValueError, match=r'1 fault in .*\n  - training\[0\]: "image" does not exist'):
         check_datalist(path)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("size", [(6, 5, 4), (4, 6, 5), (5, 4, 6)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+@pytest.mark.parametrize("img_size", [(8, 7, 6), (10, 8, 6), (12, 7, 7)])
+def test_a_volume_too_small_for_the_crop_is_what_the_transforms_refuse(tmp_path, capsys, size, axes, img_size):
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([0.4, -0.4, 0.5])[:, axes]
+    spacing_mm = (0.2, 0.25, 0.4)
+    for name, low in {"a": -1000, "b": -999}.items():
+        save(tmp_path / f"{name}.nii", np.linspace(low, 1500, int(np.prod(size))).reshape(size), affine)
+    transform = Compose(volume_preprocessing(img_size, spacing_mm, VolumeReader()))
+    try:
+        transform({"image": str(tmp_path / "a.nii")})
+        refusal = ""
+    except RuntimeError as error:
+        refusal = str(error.__cause__)
+    if img_size == (8, 7, 6):  # fits the smallest of them, one voxel short along every axis
+        assert refusal == ""
+    if not refusal:
+        check_datalist(tmp_path, spacing_mm=spacing_mm, img_size=img_size)
+        return
+    assert "are fewer than the crop" in refusal
+    with pytest.raises(ValueError, match="2 faults in") as caught:
+        check_datalist(tmp_path, spacing_mm=spacing_mm, img_size=img_size)
+    assert f"are fewer than the crop {img_size[0]} x {img_size[1]} x {img_size[2]} along" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"img_size": 8}, r"must be given together: .* Add `spacing_mm`, or leave both out\."),
+        ({"spacing_mm": 0.4}, r"must be given together: .* Add `img_size`, or leave both out\."),
+        ({"img_size": 8, "spacing_mm": 0}, r"`spacing_mm` must be one or three positive numbers, got 0\. Use"),
+        (
+            {"img_size": (8, 8), "spacing_mm": 1},
+            r"`img_size` must be one or three positive whole numbers, got \(8, 8\)",
+        ),
+        ({"img_size": 8.5, "spacing_mm": 1}, r"`img_size` must be one or three positive whole numbers, got 8\.5"),
+    ],
+)
+def test_bad_crops(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_datalist(tmp_path, **arguments)

@@ -19,7 +19,7 @@ from monai.transforms import (
 )
 from torch.utils.data import DataLoader
 
-from bertswin_ext.data.stream import SeededDataset, StreamSampler, root_cause
+from bertswin_ext.data.stream import SeededDataset, ShareSampler, StreamSampler
 
 NUM_ITEMS = 5
 
@@ -222,6 +222,8 @@ def test_all_faulty_volumes_in_one_error():
         "  - a.nii: every voxel is 0.",
         "  - c.nii: no such file",
         "  - 'label'",
+        "`python -m bertswin_ext check --dataset ... --spacing_mm ... --img_size ...` lists every fault of a data set "
+        "beforehand.",
     ]
 
 
@@ -249,14 +251,14 @@ def test_an_error_while_getting_an_item_is_the_cause_itself(key):
     assert len(dataset[0]) == 1
 
 
-def test_root_cause_goes_under_wrappers_only():
-    inner = OSError("bad checksum")
-    named = ValueError("a.nii: cannot be read")
-    named.__cause__ = inner
-    wrapper = RuntimeError("applying transform")
-    wrapper.__cause__ = named
-    outer = RuntimeError("Failed to instantiate component")
-    outer.__cause__ = wrapper
-    alone = RuntimeError("out of memory")
-    assert root_cause(outer) is named
-    assert root_cause(alone) is alone
+@pytest.mark.parametrize(("num_items", "num_ranks"), [(5, 1), (5, 2), (7, 3), (4, 4)])
+def test_shares_cover_everything_once(num_items, num_ranks):
+    shares = [list(ShareSampler(num_items, rank, num_ranks)) for rank in range(num_ranks)]
+    assert sorted(index for share in shares for index in share) == list(range(num_items))
+    assert [len(ShareSampler(num_items, rank, num_ranks)) for rank in range(num_ranks)] == [len(s) for s in shares]
+
+
+def test_no_process_is_left_without_an_item():
+    assert [list(ShareSampler(2, rank, 3)) for rank in range(3)] == [[0], [1], [0]]
+    with pytest.raises(ValueError, match=r"There are no volumes to validate on\. Add some to the datalist"):
+        ShareSampler(0)

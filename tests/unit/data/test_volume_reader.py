@@ -311,3 +311,27 @@ def test_an_unset_or_doubtful_orientation_is_logged(tmp_path, caplog):
     nib.save(image, path)
     assert error(load(path)) < 1e-2
     assert caplog.messages == [f"{path}: the sform says RAS and the qform says LAS: the sform is used."]
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", "1000"), ("micron", "0.001")])
+def test_a_nifti_that_is_not_in_mm_is_refused(tmp_path, unit, factor):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "a.nii.gz")
+    reader = VolumeReader()
+    with pytest.raises(VolumeError) as caught:
+        reader.get_data(reader.read(str(tmp_path / "a.nii.gz")))
+    assert str(caught.value) == (
+        f"{tmp_path}/a.nii.gz: the header says that lengths are in {unit}, and they would be read as mm. Write pixdim, "
+        f"sform and qform in mm ({factor} times what is there) and set xyzt_units to mm, or set the unit alone if the "
+        "numbers are in mm already."
+    )
+
+
+@pytest.mark.parametrize("code", [0, 2, 5, 10])
+def test_a_nifti_in_mm_or_without_a_unit_is_read(tmp_path, code):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
+    image.header["xyzt_units"] = code
+    nib.save(image, tmp_path / "a.nii")
+    reader = VolumeReader()
+    assert reader.get_data(reader.read(str(tmp_path / "a.nii")))[0].shape == (2, 3, 4)

@@ -106,7 +106,7 @@ def test_patience_ends_the_run(tmp_path, caplog, scores, patience, last):
         run.trainer.run()
     assert run.trainer.state.epoch == last
     best = run.evaluator.state.best_metric_epoch
-    assert (f"no improvement since epoch {best}: stopping after epoch {last}" in caplog.text) == (
+    assert (f"no improvement since epoch {best}, validated in epoch {last}: stopping" in caplog.text) == (
         last - best >= patience
     )
 
@@ -148,3 +148,9 @@ def test_no_validation_yet_is_no_reason_to_stop():
 def test_patience_must_be_positive():
     with pytest.raises(ValueError, match="`patience` must be at least 1 epoch, got 0"):
         PatienceHandler(Engine(lambda engine, batch: None), 0)
+
+
+def test_patience_judges_only_what_was_validated(tmp_path):
+    run = scored(make_run(tmp_path, epochs=6, patience=1, val_interval=3), [9.0, 9.0, 2.0, 9.0, 9.0, 1.0])
+    run.trainer.run()
+    assert run.trainer.state.epoch == 6

@@ -10,7 +10,7 @@ from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 
-from bertswin_ext.handlers.curves import CurvesHandler, _panels, curves_figure
+from bertswin_ext.handlers.curves import CurvesHandler
 
 LENGTH = 4
 
@@ -208,29 +208,6 @@ def test_with_monai_engines(tmp_path):
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
 
 
-def test_panels():
-    columns = ["train_loss", "train_structure_loss", "learning_rate", "val_loss", "val_structure_loss", "val_psnr"]
-    assert _panels(columns) == {
-        "loss": ["train_loss", "val_loss"],
-        "loss terms": ["train_structure_loss", "val_structure_loss"],
-        "val_psnr": ["val_psnr"],
-        "learning rate": ["learning_rate"],
-    }
-
-
-@pytest.mark.parametrize(
-    ("losses", "scale"),
-    [((1.0, 0.1), "log"), ((1.0, 0.9), "linear"), ((1.0, -1.0), "linear"), ((1.0, float("nan")), "linear")],
-)
-def test_scale_of_the_losses(losses, scale):
-    rows = [{"epoch": i + 1, "train_loss": loss, "learning_rate": 1e-4} for i, loss in enumerate(losses)]
-    figure = curves_figure(rows, "a run")
-    figure.canvas.draw()
-    assert figure.axes[0].get_yscale() == scale
-    ticks = [tick for axes in figure.axes for tick in axes.get_xticks()]
-    assert all(float(tick).is_integer() for tick in ticks)
-
-
 def test_random_state_is_untouched(tmp_path):
     torch.manual_seed(0)
     expected = torch.rand(1)
@@ -242,8 +219,6 @@ def test_random_state_is_untouched(tmp_path):
 def test_bad_arguments(tmp_path):
     with pytest.raises(TypeError, match=r"`optimizer` must be a torch.optim.Optimizer, got str. Pass"):
         CurvesHandler(tmp_path, "@optimizer")
-    with pytest.raises(ValueError, match=r"`rows` must hold at least one epoch, got none. Draw"):
-        curves_figure([])
     trainer = Engine(lambda engine, batch: 1.0)
     CurvesHandler(tmp_path, make_optimizer()).attach(trainer)
     with pytest.raises(ValueError, match=r"needs a mapping with 'loss' as `engine.state.output`, got float. Attach"):

@@ -120,10 +120,13 @@ def test_random_states_of_python_numpy_and_torch():
 # --- files ---
 
 
+PARTS = {"model", "optimizer", "lr_scheduler", "curves", "trainer", "sampler", "random", "best", "identity"}
+
+
 def test_what_a_checkpoint_holds(tmp_path):
     finished(tmp_path)
     content = torch.load(newest(tmp_path), weights_only=True)
-    assert set(content) == {"model", "optimizer", "lr_scheduler", "curves", "trainer", "sampler", "random", "best"}
+    assert set(content) == PARTS
     assert content["trainer"] == {"iteration": 18, "epoch_length": 6, "max_epochs": 3}
     assert content["sampler"] == {"num_items": 5, "seed": 0, "num_ranks": 1}
 
@@ -268,8 +271,27 @@ def test_more_epochs_than_planned_keep_the_schedule_and_say_so(tmp_path, caplog)
     finished(tmp_path)
     with caplog.at_level(logging.WARNING):
         run = resumed(tmp_path, epochs=4)
-    assert "planned for 3 epochs and now has 4: the learning rate keeps the schedule of the checkpoint" in caplog.text
+    assert "planned for 3 epochs and now has 4: the learning rate keeps the checkpoint's schedule" in caplog.text
     assert run.trainer.state.iteration == 24
+
+
+def test_another_run_is_refused_and_every_difference_named(tmp_path):
+    make_run(tmp_path, identity={"data": "abc", "lr": 0.1, "loss": {"eps": 1e-8}}).trainer.run()
+    other = make_run(tmp_path, identity={"data": "abd", "lr": 0.1, "loss": {"eps": 0.1}, "amp": True}, resume=True)
+    with pytest.raises(ValueError, match="The run differs from the checkpoint's") as caught:
+        other.trainer.run()
+    assert 'amp absent -> true; data "abc" -> "abd"; loss {"eps": 1e-08} -> {"eps": 0.1}.' in str(caught.value)
+    same = make_run(tmp_path, identity={"data": "abc", "lr": 0.1, "loss": {"eps": 1e-8}}, resume=True)
+    same.trainer.run()
+    assert same.trainer.state.epoch == 3
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    finished(tmp_path)
+    torn = tmp_path / "checkpoints" / ".checkpoint_000000099.pt.123.tmp"
+    torn.write_bytes(b"half")
+    resumed(tmp_path)
+    assert not torn.exists()
 
 
 @pytest.mark.parametrize("name", ["batch_size", "interval", "num_kept"])

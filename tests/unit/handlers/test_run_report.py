@@ -12,7 +12,7 @@ from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import StatsHandler, ValidationHandler
 
-from bertswin_ext.handlers.run_report import RunReportHandler, json_sha256, scalar_metrics, to_json
+from bertswin_ext.handlers.run_report import RunReportHandler, json_sha256, to_json
 
 
 def read(path):
@@ -36,7 +36,6 @@ def test_content_of_a_completed_run(tmp_path, caplog):
         config={"lr": 1e-4, "roi": (96, 96), "call": len},
         datalist={"training": [{"image": "a.nii"}] * 3, "validation": [{"image": "b.nii"}], "source": "datalist.json"},
         seeds={"global": 7},
-        extra={"weights_sha256": "abc"},
         files={"curves": tmp_path / "progress.png", "pictures": "reconstructions/latest.png"},
         evaluator=evaluator,
         name="report",
@@ -55,7 +54,6 @@ def test_content_of_a_completed_run(tmp_path, caplog):
     assert report["data"]["source"] == "datalist.json"
     assert re.fullmatch("[0-9a-f]{64}", report["data"]["sha256"])
     assert report["seeds"] == {"global": 7}
-    assert report["extra"] == {"weights_sha256": "abc"}
     assert report["files"] == {"curves": "progress.png", "pictures": "reconstructions/latest.png"}
     assert set(report["versions"]) == {"bertswin_ext", "monai", "torch", "ignite", "numpy", "python"}
     assert report["system"]["device"] == "cpu"
@@ -88,6 +86,102 @@ def test_resumed_run(tmp_path):
     trainer.run(range(4))
     report = read(tmp_path / "run_report.json")
     assert (report["resumed_at_iteration"], report["iterations"]) == (3, 8)
+
+
+EARLIER = {
+    "status": "completed",
+    "started_utc": "2026-01-31T12:00:00Z",
+    "finished_utc": "2026-01-31T13:00:00Z",
+    "wall_seconds": 3600.5,
+    "last_loss": 0.75,
+    "metrics": {"loss": 0.75},
+    "validation_metrics": {"val_loss": 0.5},
+    "best_metric": {"name": "val_loss", "value": 0.5, "epoch": 2},
+}
+
+
+def load_checkpoint(engine, iteration):
+    """As ``ResumeHandler`` does it: when the run has started, after the first report."""
+    engine.state.iteration = iteration
+    engine.state.epoch = iteration // engine.state.epoch_length
+
+
+def run_again(path, iteration, earlier=None, stop=None):
+    """Run a trainer of 2 epochs with 4 iterations from an iteration on, with the report of an earlier session."""
+    path.write_text(json.dumps(EARLIER) if earlier is None else earlier)
+    trainer, evaluator, seen = make_trainer(), Engine(lambda engine, batch: None), []
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(val_loss=0.25))
+    RunReportHandler(path, evaluator=evaluator, name="report").attach(trainer)
+    trainer.add_event_handler(Events.STARTED, load_checkpoint, iteration)
+    if stop is not None:
+        trainer.add_event_handler(stop, fail)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(read(path)))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: evaluator.run([0]))
+    trainer.run(range(4), max_epochs=2)
+    return seen
+
+
+def test_resuming_a_complete_run_changes_nothing_in_its_report(tmp_path):
+    path = tmp_path / "r.json"
+    run_again(path, 8)
+    report = read(path)
+    assert {key: report[key] for key in EARLIER if key != "wall_seconds"} == {
+        key: value for key, value in EARLIER.items() if key != "wall_seconds"
+    }
+    assert 3600.5 <= report["wall_seconds"] < 3660
+    assert (report["epochs"], report["iterations"]) == (2, 8)
+
+
+def test_a_continued_run_adds_to_its_report(tmp_path):
+    path = tmp_path / "r.json"
+    (in_between,) = run_again(path, 6)
+    assert in_between["validation_metrics"] == {"val_loss": 0.5}
+    assert in_between["last_loss"] == 0.5
+    report = read(path)
+    assert report["started_utc"] == EARLIER["started_utc"]
+    assert report["finished_utc"] > EARLIER["finished_utc"]
+    assert 3600.5 <= report["wall_seconds"] < 3660
+    assert report["validation_metrics"] == {"val_loss": 0.25}
+    assert report["best_metric"] == EARLIER["best_metric"]
+
+
+def test_a_resume_that_is_refused_keeps_what_the_run_has_reached(tmp_path):
+    path = tmp_path / "r.json"
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run_again(path, 0, stop=Events.STARTED)
+    report = read(path)
+    assert (report["status"], report["error"]) == ("failed", "RuntimeError: out of luck")
+    assert report["started_utc"] == EARLIER["started_utc"]
+    assert report["last_loss"] == 0.75
+
+
+def test_a_new_run_inherits_nothing(tmp_path):
+    path = tmp_path / "r.json"
+    run_again(path, 0)
+    report = read(path)
+    assert report["started_utc"] > EARLIER["started_utc"]
+    assert report["wall_seconds"] < 60
+    assert report["best_metric"] is None
+
+
+@pytest.mark.parametrize("torn", ['{"status": "runn', "[]", "\x00"])
+def test_a_torn_report_does_not_stop_a_run(tmp_path, caplog, torn):
+    path = tmp_path / "r.json"
+    run_again(path, 6, earlier=torn)
+    assert read(path)["status"] == "completed"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"the report {path} of the earlier session cannot be read (")
+    assert warnings[0].endswith("): times and metrics start anew.")
+
+
+def test_a_report_of_another_version_gives_what_it_has(tmp_path):
+    path = tmp_path / "r.json"
+    run_again(path, 8, earlier='{"status": "completed", "started_utc": "2026-01-31T12:00:00Z", "last_loss": null}')
+    report = read(path)
+    assert report["started_utc"] == "2026-01-31T12:00:00Z"
+    assert report["last_loss"] is None
+    assert report["validation_metrics"] == {}
 
 
 def fail(engine):
@@ -196,13 +290,7 @@ def test_given_counts_and_hash(tmp_path):
     assert read(tmp_path / "r.json")["data"] == {"counts": {"training": 12}, "sha256": "abc", "source": None}
 
 
-def test_scalar_metrics():
-    engine = make_trainer()
-    engine.state.metrics = {"a": torch.tensor([1.5]), "b": np.float32(2), "c": torch.ones(2), "d": "text", "e": 3}
-    assert scalar_metrics(engine) == {"a": 1.5, "b": 2.0, "e": 3.0}
-
-
-@pytest.mark.parametrize("name", ["config", "datalist", "extra", "files"])
+@pytest.mark.parametrize("name", ["config", "datalist", "files"])
 def test_bad_arguments(tmp_path, name):
     with pytest.raises(TypeError, match=f"`{name}` must be a mapping or None, got list. Pass a dictionary."):
         RunReportHandler(tmp_path / "r.json", **{name: []})

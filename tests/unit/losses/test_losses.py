@@ -168,5 +168,8 @@ def test_bad_shapes():
         MaskedL2Loss(8)(output(image[:, :, :8]), image)
     with pytest.raises(ValueError, match=r"`masked` must be \(batch, tokens\) = \(1, 64\) for patch_size 4"):
         MaskedL2Loss(4)(output(image), image)
-    with pytest.raises(ValueError, match=r"needs a `label` beside the `image`, found only \['image'\]\. Add labels"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs a `label` beside the `image`, found only \['image'\]\. Add labels to the datalist and keep",
+    ):
         TissueWeightedLoss(8)(output(image), {"image": image})

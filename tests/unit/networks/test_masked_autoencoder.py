@@ -145,6 +145,16 @@ def test_export():
     )
 
 
+def test_export_with_any_number_of_volumes():
+    from bertswin_ext.networks import BertsWinFeatures
+
+    network = BertsWinFeatures(small().eval())
+    x = torch.randn(2, 1, 32, 32, 32)
+    program = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=8)},))
+    three = torch.randn(3, 1, 32, 32, 32)
+    torch.testing.assert_close(program.module()(three), network(three))
+
+
 def test_presets():
     assert sum(p.numel() for p in bertswin_base().parameters()) == pytest.approx(90.5e6, rel=0.01)
     tiny = bertswin_tiny(img_size=32, window_size=2)
@@ -172,6 +182,9 @@ def test_initial_weights():
             {"window_size": 5},
             r"`window_size` must lie between 1 and the token grid .* \(4, 4, 4\) .*, got \(5, 5, 5\)\.",
         ),
+        ({"window_size": 2.5}, r"`window_size` must be an int or three ints \(i, j, k\), got 2\.5\."),
+        ({"in_channels": 0}, r"`in_channels` must be at least 1, got 0\."),
+        ({"decoder_hidden_size": 0}, r"`decoder_hidden_size` must be at least 1, got 0\."),
         ({"hidden_size": 32}, r"`hidden_size` must be divisible by 6 \(positions\) and by `num_heads`, got 32 with 2"),
         ({"num_heads": 5}, r"`hidden_size` must be divisible .* got 24 with 5 heads\."),
         ({"num_layers": (2, 2)}, r"`num_layers` must be one positive int: BertsWin has a single encoder stage"),
@@ -201,10 +214,12 @@ def test_bad_input(shape, message):
 
 def test_bad_masks_and_sizes():
     network, x = small(), torch.zeros(2, 1, 32, 32, 32)
-    with pytest.raises(ValueError, match=r"`noise` must be \(batch, tokens\) = \(2, 64\), got \(1, 64\)\."):
+    with pytest.raises(ValueError, match=r"`noise` must be .* = \(2, 64\) of torch.float32, got \(1, 64\) of torch"):
         network(x, noise=torch.rand(1, 64))
-    with pytest.raises(ValueError, match=r"`valid` must be \(batch, tokens\) = \(2, 64\), got \(2, 4, 4, 4\)\."):
+    with pytest.raises(ValueError, match=r"`valid` must be .* = \(2, 64\) of torch.bool, got \(2, 4, 4, 4\) of torch"):
         network(x, valid=torch.ones(2, 4, 4, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"`valid` must be .* of torch.bool, got \(2, 64\) of torch.float32\."):
+        network(x, valid=torch.ones(2, 64))
     with pytest.raises(ValueError, match=r"sizes must be divisible by patch_size 8, got \(36, 32, 32\)\."):
         network.encode_volume(torch.zeros(1, 1, 36, 32, 32))
     with pytest.raises(ValueError, match=r"`return_skips=True` needs the stem .* stem='non_overlapping'\."):

@@ -38,3 +38,10 @@ def test_the_reference_rule_counts_all_tokens():
     visible = visible_map(choose_visible(noise, 0.75, valid, ratio_of="all"), noise.shape)
     assert visible.sum() == 16
     assert visible[0, :10].all()
+
+
+def test_the_kept_share_is_computed_exactly():
+    valid = torch.zeros(1, 1000, dtype=torch.bool)
+    valid[0, :990] = True
+    visible = choose_visible(torch.rand(1, 1000), 0.9, valid)
+    assert len(visible.token) == int(990 * (1 - 0.9)) == 98

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from bertswin_ext.networks import BertsWinMAE, convert_upstream_state_dict, load_weights, read_checkpoint
+from bertswin_ext.networks import (
+    BertsWinMAE,
+    bertswin_tiny,
+    convert_upstream_state_dict,
+    load_encoder,
+    load_weights,
+    read_checkpoint,
+    save_encoder,
+)
 from tests.golden import reference
 
 
@@ -124,3 +132,23 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"network": torch.nn.Linear(2, 2)}, tmp_path / "pickled.pt")
     with pytest.raises(ValueError, match=r"pickled\.pt cannot be read: .*other things than tensors"):
         read_checkpoint(tmp_path / "pickled.pt")
+
+
+def test_an_exported_encoder_comes_back(tmp_path):
+    network = bertswin_tiny(img_size=32, window_size=(2, 2, 4))
+    save_encoder(network, tmp_path / "encoder.pt", spacing_mm=0.4)
+    record = read_checkpoint(tmp_path / "encoder.pt")["record"]
+    assert record["spacing_mm"] == [0.4, 0.4, 0.4]
+    assert record["mean_hu"] == -21.14
+    loaded = load_encoder(tmp_path / "encoder.pt")
+    x = torch.randn(1, 1, 32, 32, 32)
+    assert torch.equal(loaded.encode_patches(x), network.encode_patches(x))
+    assert not torch.equal(loaded.decoder.embed.weight, network.decoder.embed.weight)
+
+
+def test_what_is_no_encoder(tmp_path):
+    with pytest.raises(ValueError, match=r"Only a BertsWinMAE has an encoder to export, got Linear\."):
+        save_encoder(torch.nn.Linear(2, 2), tmp_path / "encoder.pt", 0.2)
+    torch.save({"model": {}}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt is no exported encoder: it has no `record`\."):
+        load_encoder(tmp_path / "model.pt")

@@ -50,6 +50,12 @@ def test_an_unknown_entry_of_a_group():
     assert problems(phantoms={"count": 3}, size="$@phantoms::count") == []
 
 
+@pytest.mark.parametrize("count", [0, -3, 2.5, True, None])
+def test_counts_are_whole_numbers(count):
+    assert problems(epochs=count) == [f"`epochs` must be a whole number from 1 on, got {count}"]
+    assert problems(epochs="$2 + 1") == []
+
+
 def test_a_helper_that_is_referenced_is_fine():
     assert problems(factor=2, size="$@factor * 2") == []
     assert problems(mine={"a": 2}, size="@mine::a") == []

@@ -80,8 +80,17 @@ def test_a_constant_volume(dtype):
 def test_a_volume_smaller_than_the_crop():
     assert refusal(CheckSized("image", (64, 2, 64)), volume(1, 40, 30, 20)) == (
         "/data/a.nii.gz: 40 x 30 x 20 voxels (16.0 x 12.0 x 10.0 mm) are fewer than the crop `roi_size` = 64 x 2 x 64 "
-        "along i, k. Use a smaller `roi_size` or a finer `spacing`, pad the volume, or remove it from the datalist."
+        "along i, k. Use a smaller crop (`img_size` in the bundles) or a finer `spacing_mm`, pad the volume, or remove "
+        "it from the datalist."
     )
+
+
+def test_a_deficit_within_the_tolerance():
+    check = CheckSized("image", (5, 4, 2), tolerance_vox=1)
+    assert check({"image": volume(1, 4, 3, 2)})["image"].shape == (1, 4, 3, 2)
+    assert "along i. Use" in refusal(check, volume(1, 3, 3, 2))
+    with pytest.raises(ValueError, match=r"`tolerance_vox` must not be negative, got -1\. Use 0 or 1\."):
+        CheckSized("image", 4, tolerance_vox=-1)
 
 
 def test_one_size_for_all_axes_and_a_plain_tensor():

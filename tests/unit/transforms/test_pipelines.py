@@ -102,6 +102,23 @@ def test_a_centre_crop_to_validate_and_random_crops_to_train(tmp_path):
 
 
 @pytest.mark.parametrize("random", [True, False])
+def test_a_volume_as_large_as_the_crop_fits_after_resampling(tmp_path, random):
+    """6 voxels of 1 mm become 11 of 0.5 mm: the twelfth repeats the last one."""
+    item = save(tmp_path, ramp((6, 6, 7)), np.diag([1.0, 1.0, 1.0, 1.0]))
+    image = Compose(volume_preprocessing(12, 0.5, VolumeReader()))(item)["image"]
+    assert image.shape == (1, 12, 12, 13)
+    exact = Compose(volume_preprocessing(11, 0.5, VolumeReader()))(item)["image"]
+    assert exact.shape == (1, 11, 11, 13)
+    np.testing.assert_array_equal(image[0, :11, :11].numpy(), exact[0].numpy())
+    np.testing.assert_array_equal(image[0, 11].numpy(), image[0, 10].numpy())
+    np.testing.assert_array_equal(image[0, :, 11].numpy(), image[0, :, 10].numpy())
+    assert chain(12, random=random)(item)["image"].shape == (1, 12, 12, 12)
+    with pytest.raises(RuntimeError) as caught:
+        chain(16, random=random)(item)
+    assert "11 x 11 x 13 voxels" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("random", [True, False])
 def test_plain_tensors_come_out(tmp_path, random):
     sample = chain(random=random)(save(tmp_path, ramp()))
     assert set(sample) == {"image", "noise"}

@@ -1,0 +1,50 @@
+"""What messages to the user are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+__all__ = ["listed", "listed_under", "root_cause", "times"]
+
+
+def listed(faults: Sequence[str], where: str) -> str:
+    """Many faults as one message, one on each line.
+
+    Args:
+        faults: the faults, in words.
+        where: what they are in.
+
+    Example:
+        >>> print(listed(["a is missing.", "b is empty."], "list.json"))
+        2 faults in list.json:
+          - a is missing.
+          - b is empty.
+    """
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return listed_under(f"{count} in {where}", faults)
+
+
+def listed_under(heading: str, faults: Sequence[str]) -> str:
+    """Faults under a heading of their own, one on each line."""
+    return "\n".join([f"{heading}:", *(f"  - {fault}" for fault in faults)])
+
+
+def times(numbers: Iterable[float], form: str = "g") -> str:
+    """Numbers as one product.
+
+    Args:
+        numbers: a size, a spacing, ...
+        form: format of each.
+
+    Example:
+        >>> times((224, 96, 64)), times((0.4, 0.4, 0.51), ".1f")
+        ('224 x 96 x 64', '0.4 x 0.4 x 0.5')
+    """
+    return " x ".join(format(number, form) for number in numbers)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What went wrong, from under the ``RuntimeError`` in which MONAI wraps every error of a transform or component."""
+    while type(error) is RuntimeError and error.__cause__ is not None:
+        error = error.__cause__
+    return error
