@@ -159,10 +159,7 @@ FAULTS = [
     ({"dataset_dir": "nowhere.json"}, "nowhere.json"),
     ({"img_size": 64}, "cannot be used:"),
     ({"steps_per_epoch": 2.5}, "`steps_per_epoch` must be a whole number from 1 on, got 2.5"),
-    (
-        {"train::dataloder::batch_size": 3},
-        "the entry 'train::dataloder' does not exist. Did you mean",
-    ),
+    ({"train::sampller": 3}, "the entry 'train::sampller' does not exist. Did you mean 'train::sampler'?"),
 ]
 
 
@@ -198,7 +195,12 @@ def test_bad_volumes_are_listed_with_their_faults(bundle, tmp_path):
     assert result.returncode != 0
     message = result.stderr[result.stderr.rindex("The cause: ") :]
     assert "4 of 5 volumes cannot be used:" in message
-    for name, reason in {"flat": "2D", "constant": "constant", "nan": "1 voxels are NaN or infinite", "torn": "truncated"}.items():
+    for name, reason in {
+        "flat": "2D",
+        "constant": "constant",
+        "nan": "1 voxels are NaN or infinite",
+        "torn": "damaged, cut off",
+    }.items():
         line = next(line for line in message.splitlines() if f"{name}.nii.gz" in line)
         assert reason.lower() in line.lower(), line
 
