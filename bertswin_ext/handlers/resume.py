@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bertswin_ext.data.stream import StreamSampler
 from bertswin_ext.files import written_whole
+from bertswin_ext.handlers.run_report import to_json
 from bertswin_ext.networks.weights import read_checkpoint
 
 __all__ = ["ResumeHandler", "Stateful"]
@@ -176,7 +177,7 @@ class _Identity:
     """What must be the same for a run to be continued."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
-        self.facts = {name: json.dumps(value, sort_keys=True, default=repr) for name, value in facts.items()}
+        self.facts = {name: json.dumps(to_json(value), sort_keys=True) for name, value in facts.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.facts)

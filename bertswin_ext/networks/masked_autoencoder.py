@@ -185,12 +185,13 @@ class BertsWinMAE(nn.Module):
                 "`return_skips=True` needs the stem whose stages do not cross patches, this network has "
                 f"stem={self.stem.kind!r}. Build it with stem='non_overlapping'."
             )
-        features, skips = self._encode_volume(x)
+        embedded, skips = self._embed_volume(x)
+        features = _channels_first(self.encoder(embedded))
         return (features, skips) if return_skips else features
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Features of a volume of any size divisible by the patch size: (b, h, gi, gj, gk)."""
-        return self._encode_volume(x)[0]
+        return _channels_first(self.encoder(self._embed_volume(x)[0]))
 
     def forward_intermediates(
         self, x: torch.Tensor, indices: Sequence[int] | None = None
@@ -207,27 +208,24 @@ class BertsWinMAE(nn.Module):
         Raises:
             ValueError: an index names no block.
         """
-        self._check_volume(x)
         num_layers = len(self.encoder.blocks)
         wanted = range(num_layers) if indices is None else indices
         bad = [index for index in wanted if not -num_layers <= index < num_layers]
         if bad:
             raise ValueError(f"`indices` must name blocks of a {num_layers}-block encoder, got {bad}.")
-        tokens = self.stem.embed_volume(x)[0].flatten(2).transpose(1, 2)
-        placed = self._place(tokens, self._grid_of(x))
-        final, kept = self.encoder.forward_intermediates(placed, [index % num_layers for index in wanted])
+        embedded = self._embed_volume(x)[0]
+        final, kept = self.encoder.forward_intermediates(embedded, [index % num_layers for index in wanted])
         return _channels_first(final), [_channels_first(features) for features in kept]
 
     def decode(self, features: torch.Tensor) -> torch.Tensor:
         """Reconstruct a volume (b, c, i, j, k) from features (b, h, gi, gj, gk)."""
         return self.decoder(features.movedim(1, -1))
 
-    def _encode_volume(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Features (b, h, gi, gj, gk) with the stem convolved over the volume, and the stem's stages."""
+    def _embed_volume(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Tokens on their grid (b, gi, gj, gk, h) with the stem convolved over the volume, and the stem's stages."""
         self._check_volume(x)
         tokens, skips = self.stem.embed_volume(x)
-        encoded = self.encoder(self._place(tokens.flatten(2).transpose(1, 2), self._grid_of(x)))
-        return _channels_first(encoded), skips
+        return self._place(tokens.flatten(2).transpose(1, 2), self._grid_of(x)), skips
 
     def _place(self, tokens: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
         """Add the positions and lay tokens (b, n, h) out on their grid (b, gi, gj, gk, h)."""

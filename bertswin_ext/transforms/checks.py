@@ -16,7 +16,29 @@ from torch import Tensor
 from bertswin_ext.errors import times
 
 
-class CheckVolumed(MapTransform):  # type: ignore[misc]
+class _VolumeCheck(MapTransform):  # type: ignore[misc]
+    """Look at every volume of an item, and pass the item through unchanged."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Check the volumes of an item.
+
+        Args:
+            data: the item.
+
+        Returns:
+            The same item.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            self.check(item[key])
+        return item
+
+    def check(self, volume: Tensor) -> None:
+        """Raise if something is wrong with a volume (c, i, j, k)."""
+        raise NotImplementedError("A check says in `check` what is wrong.")
+
+
+class CheckVolumed(_VolumeCheck):
     """Check what was loaded: channels, size and values. The data pass through unchanged.
 
     Place it after ``LoadImaged`` and ``EnsureChannelFirstd``.
@@ -44,23 +66,13 @@ class CheckVolumed(MapTransform):  # type: ignore[misc]
         super().__init__(keys, allow_missing_keys)
         self.channels = channels
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check the volumes of an item.
-
-        Args:
-            data: the item.
-
-        Returns:
-            The same item.
-        """
-        item = dict(data)
-        for key in self.key_iterator(item):
-            _check_shape(item[key], self.channels)
-            _check_values(item[key])
-        return item
+    def check(self, volume: Tensor) -> None:
+        """Raise if the volume cannot be learnt from."""
+        _check_shape(volume, self.channels)
+        _check_values(volume)
 
 
-class CheckSized(MapTransform):  # type: ignore[misc]
+class CheckSized(_VolumeCheck):
     """Check that a volume is about as large as the crop, or larger. The data pass through unchanged.
 
     Place it after resampling and before cropping.
@@ -99,28 +111,18 @@ class CheckSized(MapTransform):  # type: ignore[misc]
         self.tolerance_vox = tolerance_vox
         self.roi_size = tuple(int(size) for size in ensure_tuple_rep(roi_size, 3))
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check the volumes of an item.
-
-        Args:
-            data: the item.
-
-        Returns:
-            The same item.
-        """
-        item = dict(data)
-        for key in self.key_iterator(item):
-            size = tuple(item[key].shape[1:])
-            least = [roi - self.tolerance_vox for roi in self.roi_size]
-            short = [axis for axis, own, needed in zip("ijk", size, least, strict=True) if own < needed]
-            if short:
-                raise ValueError(
-                    f"{_name(item[key])}: {times(size)} voxels{_extent(item[key])} are fewer than the crop "
-                    f"`roi_size` = {times(self.roi_size)} along {', '.join(short)}. Use a smaller crop "
-                    "(`img_size` in the bundles) or a finer `spacing_mm`, pad the volume, or remove it from the "
-                    "datalist."
-                )
-        return item
+    def check(self, volume: Tensor) -> None:
+        """Raise if the volume is smaller than the crop."""
+        size = tuple(volume.shape[1:])
+        least = [roi - self.tolerance_vox for roi in self.roi_size]
+        short = [axis for axis, own, needed in zip("ijk", size, least, strict=True) if own < needed]
+        if short:
+            raise ValueError(
+                f"{_name(volume)}: {times(size)} voxels{_extent(volume)} are fewer than the crop "
+                f"`roi_size` = {times(self.roi_size)} along {', '.join(short)}. Use a smaller crop "
+                "(`img_size` in the bundles) or a finer `spacing_mm`, pad the volume, or remove it from the "
+                "datalist."
+            )
 
 
 def _check_shape(volume: Tensor, channels: int) -> None:
