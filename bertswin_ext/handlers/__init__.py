@@ -2,6 +2,7 @@
 
 from bertswin_ext.handlers.best_model import BestModelHandler, PatienceHandler
 from bertswin_ext.handlers.case_table import CaseTableHandler
+from bertswin_ext.handlers.conductor_stats import ConductorStatsHandler
 from bertswin_ext.handlers.curves import CurvesHandler
 from bertswin_ext.handlers.optimization import LossTermsHandler, OptimizerStepHandler
 from bertswin_ext.handlers.progress import ProgressHandler
@@ -12,6 +13,7 @@ from bertswin_ext.handlers.run_report import RunReportHandler
 __all__ = [
     "BestModelHandler",
     "CaseTableHandler",
+    "ConductorStatsHandler",
     "CurvesHandler",
     "LossTermsHandler",
     "OptimizerStepHandler",

@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.engine_values import check_optimizer, learning_rate, scalar_metrics, scalar_outputs
 from bertswin_ext.handlers.figures import Row, curves_figure, ordered_columns, save_png
+from bertswin_ext.optimizers import GradientConductor, StepStatistics
 
 __all__ = ["CurvesHandler"]
 
@@ -26,8 +27,9 @@ class CurvesHandler:
 
     A row holds ``epoch``, ``iteration``, ``train_loss`` (the mean over the epoch), ``train_<term>`` for every entry
     of ``engine.state.output["loss_terms"]``, ``learning_rate`` (of the last iteration), ``seconds`` (of the epoch,
-    validation included) and ``val_<metric>`` for every scalar metric of the evaluator. Only rank 0 collects, so in a
-    distributed run the training losses are those of its share of the data.
+    validation included), ``conductor/<name>`` for the conductor's statistics (means over the epoch's optimizer
+    steps, but the last count of skipped ones), and ``val_<metric>`` for every scalar metric of the evaluator. Only
+    rank 0 collects, so in a distributed run the training losses are those of its share of the data.
 
     Give it to the checkpoint as well: its state holds the rows and the sums of the running epoch, so that a run that
     is resumed, even in mid-epoch, writes the same rows as one that was never stopped (but for ``seconds``). List it
@@ -38,6 +40,7 @@ class CurvesHandler:
         optimizer: the optimizer whose learning rate is recorded.
         evaluator: the validation engine; without it there are no ``val_`` columns.
         title: title of the picture.
+        conductor: the conductor of the gradients; without it there are no ``conductor/`` columns.
 
     Raises:
         TypeError: When ``optimizer`` is not an optimizer.
@@ -55,11 +58,14 @@ class CurvesHandler:
         optimizer: torch.optim.Optimizer,
         evaluator: Engine | None = None,
         title: str = "",
+        conductor: GradientConductor | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.optimizer = check_optimizer(optimizer)
         self.evaluator = evaluator
         self.title = title
+        self.conductor = conductor
+        self._seen: StepStatistics | None = None
         self.rows: list[Row] = []
         self._running = _RunningEpoch()
 
@@ -104,7 +110,7 @@ class CurvesHandler:
             return
         epoch = int(engine.state.epoch)
         if self._running.epoch != epoch:
-            if self._running.count and self._running.epoch == epoch - 1:
+            if self._running.counts and self._running.epoch == epoch - 1:
                 self._close_row()  # the state was saved after the last iteration and before the row was written
             self.rows = [row for row in self.rows if row["epoch"] < epoch]
             self._running = _RunningEpoch(epoch)
@@ -118,7 +124,22 @@ class CurvesHandler:
     def _iteration_completed(self, engine: Engine) -> None:
         """Add the losses, without waiting for the device."""
         if idist.get_rank() == 0:
-            self._running.add(int(engine.state.iteration), _required_losses(engine))
+            self._running.iteration = int(engine.state.iteration)
+            for name, loss in _required_losses(engine).items():
+                self._running.add(
+                    f"train_{name}", loss if loss.device.type == "mps" else loss.double()
+                )  # no double there
+            self._add_step()
+
+    def _add_step(self) -> None:
+        """Add the conductor's statistics if it has made a step."""
+        step = None if self.conductor is None else self.conductor.last_step
+        if step is None or step is self._seen:
+            return
+        self._seen = step
+        for name, value in step.scalars().items():
+            add = self._running.keep if name == "skipped_steps" else self._running.add
+            add(f"conductor/{name}", value)
 
     def _validated(self, evaluator: Engine, trainer: Engine) -> None:
         """Keep the metrics of a validation that belongs to the running epoch."""
@@ -155,24 +176,26 @@ class _RunningEpoch:
 
     epoch: int = 0
     iteration: int = 0
-    count: int = 0
     seconds: float = 0.0
     learning_rate: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
     sums: dict[str, Any] = field(default_factory=dict)
     validation: Row = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
-    def add(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
-        """Add the losses of one iteration in double precision."""
-        self.iteration, self.count = iteration, self.count + 1
-        for name, loss in losses.items():
-            exact = loss if loss.device.type == "mps" else loss.double()  # mps has no double
-            self.sums[name] = self.sums.get(name, 0.0) + exact
+    def add(self, name: str, value: torch.Tensor | float) -> None:
+        """Add a value to the mean of a column."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def keep(self, name: str, value: float) -> None:
+        """Make the newest value the column's."""
+        self.counts[name], self.sums[name] = 1, value
 
     def row(self) -> Row:
         """Return the means and everything else of the epoch as one row."""
         state = self.state_dict()
-        means = {f"train_{name}": total / self.count for name, total in state["sums"].items()}
+        means = {name: total / self.counts[name] for name, total in state["sums"].items()}
         rest = {key: state[key] for key in ("learning_rate", "seconds")}
         return {"epoch": self.epoch, "iteration": self.iteration, **means, **rest, **self.validation}
 
@@ -181,9 +204,9 @@ class _RunningEpoch:
         return {
             "epoch": self.epoch,
             "iteration": self.iteration,
-            "count": self.count,
             "seconds": self.seconds + time.monotonic() - self.started,
             "learning_rate": self.learning_rate,
+            "counts": dict(self.counts),
             "sums": {name: float(total) for name, total in self.sums.items()},
             "validation": dict(self.validation),
         }
@@ -191,7 +214,7 @@ class _RunningEpoch:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> _RunningEpoch:
         """Rebuild the epoch; its clock starts again."""
-        return cls(**{**state, "sums": dict(state["sums"]), "validation": dict(state["validation"])})
+        return cls(**{**state, **{name: dict(state[name]) for name in ("counts", "sums", "validation")}})
 
 
 def _required_losses(engine: Engine) -> dict[str, torch.Tensor]:

@@ -18,6 +18,12 @@ __all__ = ["Row", "curves_figure", "ordered_columns", "save_png"]
 Row = dict[str, float]
 
 _COLORS = ("#1f6fb4", "#e07b28", "#3a9d5d", "#b5476a", "#7a5fb0", "#8c6d31", "#4aa5b5", "#6b6b6b")
+_CONDUCTOR = {
+    "cosine": "cosine of gradients",
+    "norm": "norm of gradients",
+    "weight": "weight of gradients",
+    "wins": "conflicts won per step",
+}
 _LOG_FROM = 3.0  # ratio of the largest to the smallest value from which a logarithmic axis reads better
 
 
@@ -28,10 +34,11 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def curves_figure(rows: Sequence[Row], title: str = "") -> Figure:
-    """Draw the rows of ``CurvesHandler``: losses, loss terms, other validation metrics, learning rate.
+    """Draw the rows of ``CurvesHandler``: losses, other validation metrics, learning rate, conductor.
 
     Args:
-        rows: one dictionary per epoch; panels without data are left out.
+        rows: one dictionary per epoch; panels without data are left out, and of the conductor's those that one loss
+            alone would give.
         title: title of the figure.
 
     Returns:
@@ -57,7 +64,7 @@ def curves_figure(rows: Sequence[Row], title: str = "") -> Figure:
 def ordered_columns(rows: Sequence[Row]) -> list[str]:
     """Return all columns of all rows: counters, training losses, learning rate, seconds, validation."""
     found = list(dict.fromkeys(name for row in rows for name in row))
-    groups = ("epoch", "iteration", "train_loss", "train_", "learning_rate", "seconds", "")
+    groups = ("epoch", "iteration", "train_loss", "train_", "learning_rate", "seconds", "conductor/", "")
     return sorted(found, key=lambda name: next(i for i, group in enumerate(groups) if name.startswith(group)))
 
 
@@ -74,6 +81,11 @@ def _panels(columns: Sequence[str]) -> dict[str, list[str]]:
         elif split == "val":
             panels[name] = [name]
     panels["learning rate"] = ["learning_rate"]
+    for kind, title in _CONDUCTOR.items():
+        panels[title] = [name for name in columns if name.startswith(f"conductor/{kind}/")]
+    if len(panels[_CONDUCTOR["norm"]]) < 2:
+        for title in _CONDUCTOR.values():
+            panels[title] = []
     return {name: members for name, members in panels.items() if members}
 
 
@@ -85,7 +97,7 @@ def _draw_panel(axes: Axes, name: str, columns: Sequence[str], rows: Sequence[Ro
         points = [(row["epoch"], row[column]) for row in rows if column in row]
         axes.plot(
             *zip(*points, strict=True),
-            label=column.replace("_", " "),
+            label=column.rpartition("/")[2].replace("_", " "),
             color=_COLORS[bases.index(base) % len(_COLORS)],
             linestyle="--" if name == "loss terms" and column.startswith("val_") else "-",
             marker="o" if len(points) <= 30 else None,

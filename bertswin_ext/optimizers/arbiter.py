@@ -54,16 +54,13 @@ class Arbiter:
         self._previous_norms = torch.zeros(len(self.tasks), dtype=torch.float64)
         self._cross = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64)
 
-    def observe(self, norms: torch.Tensor, cross_gramian: torch.Tensor | None = None) -> None:
-        """Look at a step's raw gradients before its conflicts are decided.
-
-        Args:
-            norms: norms of the gradients (K,).
-            cross_gramian: inner products of the gradients with those of the step before (K, K).
-        """
+    def observe(self, norms: torch.Tensor) -> None:
+        """Update the running averages with the norms (K,) of a step's raw gradients."""
         self.norm_averages = self.norm_decay * self.norm_averages + (1 - self.norm_decay) * norms
-        if cross_gramian is not None:
-            self._cross = cross_gramian
+
+    def look_back(self, cross_gramian: torch.Tensor) -> None:
+        """Take the inner products (K, K) of a step's raw gradients with those of the step before."""
+        self._cross = cross_gramian
 
     def decide(self, mixing: torch.Tensor, gramian: torch.Tensor, i: int, j: int) -> int:
         """Return the winner of a conflict.

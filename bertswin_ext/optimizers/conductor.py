@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from bertswin_ext.optimizers.arbiter import Arbiter
 from bertswin_ext.optimizers.gradient_bank import GradientBank
-from bertswin_ext.optimizers.resolvers import Arbitrate, Resolver, Thresholds, cosines, smooth, zoned
+from bertswin_ext.optimizers.resolvers import Arbitrate, Resolver, checked_thresholds, cosines, smooth, zoned
 from bertswin_ext.optimizers.statistics import Conflict, StepStatistics
 
 __all__ = ["GradientConductor"]
@@ -49,7 +49,8 @@ class GradientConductor:
         dtype: of the rows; by default float32, or float64 where a parameter is. bfloat16 takes half the memory.
         sync: how the rows of several processes become one before anything is decided: "mean", "sum", or "none".
         process_group: the processes that share the work; by default all.
-        max_skipped_steps: steps with gradients that are not finite, one after another, that end the training.
+        max_skipped_steps: steps with gradients that are not finite, one after another, that end the training; overflows
+            of scaled losses are not counted.
 
     Raises:
         ValueError: an argument is out of range, or the model has nothing to train.
@@ -93,7 +94,7 @@ class GradientConductor:
         self.accumulation_steps = accumulation_steps
         self.accumulation = accumulation
         self.resolver = _checked_resolver(resolver)
-        self.thresholds = Thresholds(*thresholds).checked()
+        self.thresholds = checked_thresholds(thresholds)
         self.max_conflicts = max_conflicts
         self.norm_cap = norm_cap
         self.sync = sync
@@ -118,7 +119,7 @@ class GradientConductor:
         """Losses that the next `accumulate` takes the gradient of; nothing else needs to be computed for it."""
         if self.accumulation == "classic":
             return list(self.tasks)
-        return [self.tasks[self._num_batches // self._share()]]
+        return [self.tasks[self._num_batches % self.accumulation_steps // self._share()]]
 
     def accumulate(self, losses: Mapping[str, torch.Tensor]) -> bool:
         """Add one micro-batch' gradients; the losses' graphs are used up.
@@ -148,11 +149,15 @@ class GradientConductor:
         self._num_batches += 1
         return self._num_batches == self.accumulation_steps
 
-    def conduct(self) -> bool:
+    def conduct(self, loss_scale: float = 1.0) -> bool:
         """Decide, and put the result in the parameters' ``grad``.
 
         May be called before all micro-batches are in, at the end of an epoch for example: means are then over those
         that are. Under data parallelism all processes must call it together.
+
+        Args:
+            loss_scale: what the losses were multiplied by, for half precision: `GradScaler.get_scale`. The gradients
+                put out keep it, for the scaler to take away; norms, caps and statistics are without.
 
         Returns:
             Whether there is a gradient to step with. False: a task's gradient was not finite; nothing has changed but
@@ -165,15 +170,13 @@ class GradientConductor:
         if self._num_batches == 0:
             raise ValueError("Nothing has been accumulated for this step. Call `accumulate` with the losses first.")
         self._finish_rows()
-        gramian = self.bank.gramian()
+        gramian = self.bank.gramian() / loss_scale**2
         self.num_steps += 1
         not_finite = [task for task, square in self._by_task(gramian.diagonal()).items() if not math.isfinite(square)]
         if not_finite:
-            self._skip(not_finite, gramian)
+            self._skip(not_finite, gramian, counts=loss_scale <= 1)
             return False
-        norms = gramian.diagonal().clamp(min=0).sqrt()
-        weights = self._decide(gramian, norms)
-        self.bank.combine(weights)
+        self.bank.combine(self._decide(gramian, loss_scale))
         self._skipped_in_a_row = 0
         return True
 
@@ -215,27 +218,33 @@ class GradientConductor:
     def _finish_rows(self) -> None:
         """Sums of this process become means of all processes, in one message."""
         factors = [self._share() / count if count else 1.0 for count in self._counts.values()]
-        if self._is_shared():
-            dist.all_reduce(self.bank.rows, group=self.process_group)
-            if self.sync == "mean":
-                factors = [factor / dist.get_world_size(self.process_group) for factor in factors]
+        if self._is_shared() and self.sync == "mean":
+            factors = [factor / dist.get_world_size(self.process_group) for factor in factors]
         if any(factor != 1 for factor in factors):
             self.bank.scale(factors)
+        if self._is_shared():
+            dist.all_reduce(self.bank.rows, group=self.process_group)
+        self.bank.close()
         self._num_batches, self._counts = 0, dict.fromkeys(self.tasks, 0)
 
-    def _decide(self, gramian: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    def _decide(self, gramian: torch.Tensor, loss_scale: float) -> torch.Tensor:
         """Weights of the raw rows (K,), and the statistics of the step."""
+        norms = gramian.diagonal().clamp(min=0).sqrt()
         caps = torch.ones_like(norms) if self.norm_cap is None else (self.norm_cap / norms).clamp(max=1.0)
-        self.arbiter.observe(norms, self.bank.cross_gramian() * caps[:, None] if self._arbitrates else None)
+        self.arbiter.observe(norms)
         conflicts: list[Conflict] = []
 
         def arbitrate(mixing: torch.Tensor, products: torch.Tensor, i: int, j: int) -> int:
+            if not conflicts:
+                # the step before matters only where there is a conflict
+                self.arbiter.look_back(self.bank.cross_gramian() * caps[:, None] / loss_scale)
             winner = self.arbiter.decide(mixing, products, i, j)
             conflicts.append(Conflict(self.tasks[winner], self.tasks[i + j - winner]))
             return winner
 
         resolved = self._resolve(gramian * caps[:, None] * caps, arbitrate)
-        self.arbiter.close(norms)
+        # the rows that stay in the bank have the scale
+        self.arbiter.close(norms * loss_scale)
         weights = resolved * caps
         self.last_step = self._statistics(gramian, weights, tuple(conflicts))
         return weights
@@ -246,13 +255,22 @@ class GradientConductor:
             return torch.ones(1, dtype=torch.float64)
         if isinstance(self.resolver, str):
             return _RESOLVERS[self.resolver](gramian, arbitrate, self.thresholds, self.max_conflicts)
-        return _checked_result(self.resolver(gramian), len(self.tasks))
+        weights = _checked_result(self.resolver(gramian), len(self.tasks))
+        return self._of_first_process(weights)
 
-    def _skip(self, not_finite: Sequence[str], gramian: torch.Tensor) -> None:
-        """Drop the step, count it, and end the training if it goes on like this."""
+    def _of_first_process(self, weights: torch.Tensor) -> torch.Tensor:
+        """The weights of the first process: a user's function may draw random numbers."""
+        if not self._is_shared():
+            return weights
+        on_device = weights.to(self.bank.rows.device)
+        dist.broadcast(on_device, src=_first_rank(self.process_group), group=self.process_group)
+        return on_device.cpu()
+
+    def _skip(self, not_finite: Sequence[str], gramian: torch.Tensor, counts: bool) -> None:
+        """Drop the step, and end the training if it goes on like this; a scaler that looks for its scale may go on."""
         self.bank.discard()
         self.num_skipped += 1
-        self._skipped_in_a_row += 1
+        self._skipped_in_a_row += counts
         self.last_step = self._statistics(gramian, torch.zeros(len(self.tasks)), (), tuple(not_finite))
         names = ", ".join(repr(task) for task in not_finite)
         logger.warning("step %d skipped: the gradient of %s is not finite", self.num_steps, names)
@@ -313,8 +331,8 @@ class GradientConductor:
             )
         if self.norm_cap is not None and not self.norm_cap > 0:
             raise ValueError(f"`norm_cap` must be positive or None, got {self.norm_cap}.")
-        if self.max_conflicts is not None and self.max_conflicts < 0:
-            raise ValueError(f"`max_conflicts` must be a number of decisions or None, got {self.max_conflicts}.")
+        if self.max_conflicts is not None and not (isinstance(self.max_conflicts, int) and self.max_conflicts >= 0):
+            raise ValueError(f"`max_conflicts` must be a number of decisions or None, got {self.max_conflicts!r}.")
 
     def _check_losses(self, losses: Mapping[str, torch.Tensor], due: Sequence[str]) -> None:
         """Refuse losses that have no gradient to take."""
@@ -382,6 +400,10 @@ def _checked_result(weights: torch.Tensor, num_tasks: int) -> torch.Tensor:
 
 def _make_equal(model: nn.Module, group: dist.ProcessGroup | None) -> None:
     """All processes start from the first one's parameters and buffers."""
-    source = dist.get_global_rank(group, 0) if group is not None else 0
-    for tensor in model.state_dict().values():
-        dist.broadcast(tensor, src=source, group=group)
+    for tensor in chain(model.parameters(), model.buffers()):
+        dist.broadcast(tensor.detach(), src=_first_rank(group), group=group)
+
+
+def _first_rank(group: dist.ProcessGroup | None) -> int:
+    """The group's first process, by its number among all."""
+    return 0 if group is None else dist.get_global_rank(group, 0)

@@ -18,8 +18,8 @@ class GradientBank:
     """The gradients of K tasks, one flat row of P numbers each, and the rows of the step before.
 
     Decisions about gradients only need their inner products, so the bank offers those, and turns the K weights that
-    were decided back into one gradient. The backward pass adds straight into the rows: no second copy of a gradient
-    ever exists. Rows stay as they were accumulated; nothing is projected in place.
+    were decided back into one gradient. The backward pass adds straight into the rows, without another copy of a
+    gradient, where they have the parameters' type. Rows stay as they were accumulated; nothing is projected in place.
 
     Args:
         parameters: trainable parameters by name, all on one device.
@@ -29,6 +29,7 @@ class GradientBank:
 
     Raises:
         ValueError: there is no parameter, or they are on several devices.
+        TypeError: ``dtype`` is not a floating type.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class GradientBank:
         self.parameters = list(parameters.values())
         self.num_tasks = num_tasks
         self.device = _common_device(parameters)
-        self.dtype = dtype or _common_dtype(self.parameters)
+        self.dtype = _common_dtype(self.parameters) if dtype is None else _checked_dtype(dtype)
         self._starts, size = _layout(self.parameters)
         self._rows = torch.zeros(num_tasks, size, dtype=self.dtype, device=self.device)
         # the rows of the step before or, where nobody asks for them, one row: where the result is written meanwhile
@@ -113,7 +114,8 @@ class GradientBank:
             target, views = self._spare[0], self._spare_views[0]
             torch.mv(self._rows.T, weights.to(self._rows), out=target)
         else:
-            target = torch.zeros(self._rows.shape[1], dtype=torch.float32, device=self.device)
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            target = torch.zeros(self._rows.shape[1], dtype=dtype, device=self.device)
             for row, weight in zip(self._rows, weights.tolist(), strict=True):
                 target.add_(row, alpha=weight)
             views = self._views(target[None])[0]
@@ -121,11 +123,15 @@ class GradientBank:
             parameter.grad = view.to(parameter.dtype) if parameter.requires_grad else None
         self._turn_over()
 
+    def close(self) -> None:
+        """End the step: the next `accumulate` begins a new one."""
+        self._is_clean = False
+
     def discard(self) -> None:
-        """Forget what was accumulated for this step."""
+        """Forget what was accumulated for this step, and the gradient of the one before."""
         for parameter in self.parameters:
             parameter.grad = None
-        self._is_clean = False
+        self.close()
 
     def state_dict(self, pending: bool = True) -> dict[str, Any]:
         """The rows by parameter name, as views: (K, ...) tensors.
@@ -154,14 +160,14 @@ class GradientBank:
         ]
         if differing:
             raise ValueError(
-                f"The state is that of another model: {len(differing)} parameters differ, first "
+                f"The state is that of another model, parameters that differ: {len(differing)}, first "
                 f"{'; '.join(differing[:3])}. Load it into a conductor of the model it was saved with."
             )
+        self.discard()
         self._clear()
-        self._rows.zero_()
         self._spare.zero_()
-        for part, rows in (("rows", self._rows), ("previous", self._spare)):
-            if state_dict[part] is not None:
+        for part, rows in (("rows", self._rows), ("previous", self._spare if self._keeps_previous else None)):
+            if state_dict[part] is not None and rows is not None:
                 for name, view in self._by_name(rows).items():
                     view.copy_(state_dict[part][name])
 
@@ -173,7 +179,7 @@ class GradientBank:
 
     def _turn_over(self) -> None:
         """This step's rows become the previous ones, where those are wanted."""
-        self._is_clean = False
+        self.close()
         if self._keeps_previous:
             self._rows, self._spare = self._spare, self._rows
             self._row_views, self._spare_views = self._spare_views, self._row_views
@@ -183,10 +189,14 @@ class GradientBank:
         return len(self._spare) > 0 and all(parameter.dtype == self.dtype for parameter in self.parameters)
 
     def _products(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """Inner products of rows, summed block by block."""
+        """Inner products of rows, summed block by block.
+
+        On a GPU that multiplies in TF32, each product is rounded to 10 bits, up or down alike: sums hardly notice.
+        """
         total = torch.zeros(len(left), len(right), dtype=torch.float64, device=self.device)
-        for a, b in zip(_pieces(left), _pieces(right), strict=True):
-            total += torch.bmm(a, b.mT).double().sum(dim=0)
+        with torch.autocast(self.device.type, enabled=False):
+            for a, b in zip(_pieces(left), _pieces(right), strict=True):
+                total += torch.bmm(a, b.mT).double().sum(dim=0)
         return total.cpu()
 
     def _by_name(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -208,6 +218,7 @@ def _layout(parameters: Sequence[torch.Tensor]) -> tuple[list[int], int]:
     for parameter in parameters:
         starts.append(size)
         size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+    size = max(size, _ALIGNMENT)
     block = min(_BLOCK, size)
     return starts, -(-size // block) * block
 
@@ -239,4 +250,14 @@ def _common_dtype(parameters: Sequence[torch.Tensor]) -> torch.dtype:
     dtype = torch.float32
     for parameter in parameters:
         dtype = torch.promote_types(dtype, parameter.dtype)
+    return dtype
+
+
+def _checked_dtype(dtype: object) -> torch.dtype:
+    """A type that gradients can have."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(
+            f"`dtype` must be a floating type such as torch.float32 or torch.bfloat16, got {dtype!r}. In a "
+            "configuration: '$torch.bfloat16'."
+        )
     return dtype

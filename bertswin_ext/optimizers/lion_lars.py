@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 __all__ = ["LionLARS"]
 
 _NO_NORM = 1e-8  # the reference's: below it a norm says nothing about scale
+_PIECE = 2**22  # numbers moved at once: few calls, yet what is computed on the way stays small and in the cache
 
 
 class LionLARS(torch.optim.Optimizer):
@@ -69,12 +70,12 @@ class LionLARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
+            gradients = {parameter: _dense(parameter) for parameter in group["params"] if parameter.grad is not None}
+            for parameters in _pieces(gradients):
+                self._step_piece(group, parameters, [gradients[parameter] for parameter in parameters])
         return loss
 
-    def _step_group(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
+    def _step_piece(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         """Move some parameters, all at once."""
         lr, decay = float(group["lr"]), group["momentum"]
         momenta, corrections = [], []
@@ -86,7 +87,7 @@ class LionLARS(torch.optim.Optimizer):
             state["step"] += 1
             momenta.append(state["momentum_buffer"])
             corrections.append(1 - decay ** state["step"])
-        torch._foreach_lerp_(momenta, [_dense(parameter) for parameter in parameters], 1 - decay)
+        torch._foreach_lerp_(momenta, gradients, 1 - decay)
         steps = _trust_ratios(parameters, momenta, corrections, group["trust_clip"])
         torch._foreach_mul_(steps, -lr)
         if group["weight_decay"]:
@@ -103,6 +104,20 @@ def _trust_ratios(
     momentum_norms = momentum_norms / torch.tensor(corrections, dtype=norms.dtype).to(norms.device, non_blocking=True)
     ratios = (norms / momentum_norms).clamp(max=clip)
     return list(torch.where((norms > _NO_NORM) & (momentum_norms > _NO_NORM), ratios, 1.0).unbind())
+
+
+def _pieces(parameters: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Parameters in order, some at a time."""
+    piece: list[torch.Tensor] = []
+    size = 0
+    for parameter in parameters:
+        piece.append(parameter)
+        size += parameter.numel()
+        if size >= _PIECE:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _dense(parameter: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ each projection only adds a multiple of one gradient to another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,19 +35,6 @@ class Thresholds(NamedTuple):
     main: float = -0.5
     weak: float = 0.0
 
-    def checked(self) -> Thresholds:
-        """Return the thresholds, or say what is wrong with them.
-
-        Raises:
-            ValueError: they are out of order or no cosines.
-        """
-        if not -1 <= self.critical < self.main < self.weak <= 1:
-            raise ValueError(
-                f"`thresholds` must be cosines with -1 <= critical < main < weak <= 1, got critical {self.critical}, "
-                f"main {self.main}, weak {self.weak}. The defaults are -0.8, -0.5 and 0."
-            )
-        return self
-
 
 DEFAULT_THRESHOLDS = Thresholds()
 
@@ -60,6 +47,20 @@ class _Cut(NamedTuple):
     keeps_loser: bool = True
 
 
+def checked_thresholds(thresholds: Sequence[float]) -> Thresholds:
+    """Return three cosines as thresholds, or say what is wrong with them.
+
+    Raises:
+        ValueError: they are not three, out of order, or no cosines.
+    """
+    if len(thresholds) != 3 or not -1 <= thresholds[0] < thresholds[1] < thresholds[2] <= 1:
+        raise ValueError(
+            f"`thresholds` must be three cosines with -1 <= critical < main < weak <= 1, got {tuple(thresholds)}. The "
+            "defaults are -0.8, -0.5 and 0."
+        )
+    return Thresholds(*thresholds)
+
+
 def stronger(mixing: torch.Tensor, gramian: torch.Tensor, i: int, j: int) -> int:
     """The task with the longer gradient wins; the first one, if they are equal."""
     squares = (mixing @ gramian @ mixing.T).diagonal()
@@ -69,7 +70,7 @@ def stronger(mixing: torch.Tensor, gramian: torch.Tensor, i: int, j: int) -> int
 def smooth(
     gramian: torch.Tensor,
     arbitrate: Arbitrate = stronger,
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     max_conflicts: int | None = None,
 ) -> torch.Tensor:
     """Turn conflicting gradients away from each other, the more the stronger they conflict.
@@ -99,7 +100,7 @@ def smooth(
 def zoned(
     gramian: torch.Tensor,
     arbitrate: Arbitrate = stronger,
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     max_conflicts: int | None = None,
 ) -> torch.Tensor:
     """Resolve conflicts by the zone their cosine lies in.
@@ -136,20 +137,20 @@ def _resolve(
     gramian: torch.Tensor,
     cut: Callable[[float, Thresholds], _Cut],
     arbitrate: Arbitrate,
-    thresholds: Thresholds,
+    thresholds: Sequence[float],
     max_conflicts: int | None,
 ) -> torch.Tensor:
     """Take the worst pair, cut it, and so on."""
-    gramian = gramian.detach().to("cpu", torch.float64)
+    gramian, limits = gramian.detach().to("cpu", torch.float64), checked_thresholds(thresholds)
     num_tasks = len(gramian)
     mixing = torch.eye(num_tasks, dtype=torch.float64)
     for _ in range(2 * num_tasks if max_conflicts is None else max_conflicts):
-        products = mixing @ gramian @ mixing.T
+        products = _products(mixing, gramian)
         i, j, cosine = _worst_pair(products)
-        if cosine >= thresholds.weak - _ROUNDING:
+        if cosine >= limits.weak - _ROUNDING:
             break
         winner = arbitrate(mixing, gramian, i, j)
-        _apply(cut(cosine, thresholds), mixing, products, winner, loser=i + j - winner)
+        _apply(cut(cosine, limits), mixing, products, winner, loser=i + j - winner)
     return mixing.sum(dim=0)
 
 
@@ -161,15 +162,23 @@ def _apply(cut: _Cut, mixing: torch.Tensor, products: torch.Tensor, winner: int,
     mixing[loser] = cut.keeps_loser * was_loser - cut.loser * product / products[winner, winner] * was_winner
 
 
+def _products(mixing: torch.Tensor, gramian: torch.Tensor) -> torch.Tensor:
+    """Inner products of the gradients as they are now; zero for one of which only rounding is left."""
+    parts = mixing.abs() @ gramian.diagonal().clamp(min=0).sqrt()
+    products = mixing @ gramian @ mixing.T
+    is_left = products.diagonal() > _ROUNDING * parts**2
+    return products * is_left[:, None] * is_left
+
+
 def _worst_pair(products: torch.Tensor) -> tuple[int, int, float]:
-    """The two tasks i < j with the lowest cosine; (0, 0, 1) where there is one task only."""
-    num_tasks = len(products)
-    pairs = torch.triu_indices(num_tasks, num_tasks, offset=1)
-    if pairs.shape[1] == 0:
+    """The two tasks i < j with the lowest cosine; (0, 0, 1) where there are not two gradients."""
+    is_left = products.diagonal() > 0
+    pairs = torch.triu(is_left[:, None] & is_left, diagonal=1)
+    if not pairs.any():
         return 0, 0, 1.0
-    values = cosines(products)[pairs[0], pairs[1]]
-    worst = int(values.argmin())
-    return int(pairs[0, worst]), int(pairs[1, worst]), float(values[worst])
+    values = torch.where(pairs, cosines(products), math.inf)
+    i, j = divmod(int(values.argmin()), len(products))
+    return i, j, float(values[i, j])
 
 
 def _smooth_cut(cosine: float, thresholds: Thresholds) -> _Cut:

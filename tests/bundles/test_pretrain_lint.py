@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 
 from bertswin_ext.runs import config_problems, known_ids
 
-OVERLAYS = ["demo", "vit_mae", "evaluate", "export_encoder", "multi_gpu_train"]
+OVERLAYS = ["demo", "adamw", "single_loss", "vit_mae", "evaluate", "export_encoder", "multi_gpu_train"]
 
 
 def merged(bundle, *names):
@@ -39,7 +39,8 @@ def test_overlays_touch_only_what_exists(bundle, name):
     base = merged(bundle, "train")
     for key in json.loads(text(bundle, name)):
         parts = key.lstrip("+").split("::")
-        assert key == "finalize" or base.get("::".join(parts[:-1]) or parts[0]) is not None, key
+        assert key == "finalize" or parts[0] in base.config, key
+        assert len(parts) == 1 or base.get("::".join(parts[:-1])) is not None, key
         assert not any(part.isdigit() for part in parts), key
 
 
@@ -75,7 +76,46 @@ def test_training_and_validation_agree(bundle):
 
 
 def test_the_resume_dictionary_is_complete(bundle):
-    assert set(merged(bundle, "train")["checkpoint::state"]) >= {"model", "optimizer", "lr_scheduler", "curves"}
+    assert set(merged(bundle, "train")["checkpoint::state"]) >= {
+        "model",
+        "conductor",
+        "optimizer",
+        "lr_scheduler",
+        "curves",
+    }
+
+
+@pytest.mark.parametrize("overlays", [(), ("demo",)])
+def test_every_loss_gets_its_share_of_the_micro_batches(bundle, overlays):
+    parser = merged(bundle, "train", *overlays)
+    assert parser["accumulation"] == "stochastic"
+    for has_gpu in (True, False):
+        steps = parser["accumulation_steps"]
+        steps = eval(steps.lstrip("$").replace("@has_gpu", str(has_gpu))) if isinstance(steps, str) else steps
+        assert steps % len(parser["loss_weights"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "min_learning_rate", "weight_decay", "max_norm"),
+    [("single_loss", 1.5e-5, 1.5e-6, 0.0, None), ("adamw", 1.5e-4, 1e-6, 0.05, 1.0)],
+)
+def test_the_overlays_of_the_papers_runs(bundle, name, learning_rate, min_learning_rate, weight_decay, max_norm):
+    parser = merged(bundle, "train", name)
+    assert parser["learning_rate"] == learning_rate
+    assert parser["min_learning_rate"] == min_learning_rate
+    assert parser["weight_decay"] == weight_decay
+    assert parser["max_norm"] == max_norm
+    assert parser["accumulation_steps"] == "$5 if @has_gpu else 50"
+    assert parser["conductor::loss_weights"] == {"loss": 1.0}
+    assert parser["loss_function"] == "@loss"
+    # the rest of the recipe is train.json's
+    assert {key: parser[key] for key in ("epochs", "steps_per_epoch", "warmup_epochs", "patience", "loss_weights")} == {
+        "epochs": 1000,
+        "steps_per_epoch": 300,
+        "warmup_epochs": 20,
+        "patience": 50,
+        "loss_weights": [0.3, 0.2, 0.5],
+    }
 
 
 def test_metadata(bundle, tmp_path):

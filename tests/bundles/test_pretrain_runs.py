@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.bundles.conftest import command, environment, run
 
@@ -51,18 +52,22 @@ def test_a_run_leaves_what_people_look_at(finished):
     folder, log = finished
     for name in ("progress.png", "reconstructions/latest.png", "reconstructions/epoch_0002.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
-    assert list((folder / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    steps = [event.step for event in events.Scalars("conductor/weight/contrast")]
+    assert steps == list(range(3, 37, 3))
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
     assert {"train_brightness", "train_structure", "val_mean_loss", "val_mean_l2", "learning_rate"} <= set(rows[0])
+    assert {"conductor/cosine/brightness-contrast", "conductor/wins/structure", "conductor/conflicts"} <= set(rows[0])
+    assert [row["conductor/skipped_steps"] for row in rows] == ["0", "0"]
     report = json.loads((folder / "run_report.json").read_text())
     assert report["status"] == "completed"
     assert report["data"]["counts"] == {"training": 4, "validation": 2}
     assert report["config"]["epochs"] == 2
     assert torch.load(folder / "model.pt", weights_only=True).keys()
-    assert "epoch 1/2 iteration 2/6 loss" in log
+    assert "epoch 1/2 iteration 2/18 loss" in log
     assert "first estimate:" in log
     assert "epoch 2/2 completed" in (folder / "run.log").read_text()
 
@@ -77,16 +82,24 @@ def test_workers_change_nothing(bundle, phantom_dir, finished, tmp_path):
     assert_same(last_checkpoint(tmp_path)["model"], last_checkpoint(finished[0])["model"])
 
 
-@pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(bundle, phantom_dir, tmp_path, accumulation_steps):
-    options = {"dataset_dir": phantom_dir, "checkpoint_interval": 2, "accumulation_steps": accumulation_steps}
+@pytest.mark.parametrize(("accumulation", "accumulation_steps"), [("classic", 1), ("classic", 2), ("stochastic", 3)])
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(
+    bundle, phantom_dir, tmp_path, accumulation, accumulation_steps
+):
+    options = {
+        "dataset_dir": phantom_dir,
+        "checkpoint_interval": 2,
+        "accumulation": accumulation,
+        "accumulation_steps": accumulation_steps,
+    }
     run(command(bundle, output_dir=tmp_path / "whole", **options))
     killed = subprocess.Popen(
         command(bundle, output_dir=tmp_path / "killed", **options), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    # the second epoch's fourth iteration: after a checkpoint in mid-epoch, before the next one
+    # in the second epoch, after a checkpoint in mid-epoch and before the next one; with accumulation in mid-step
+    moment = 4 + 2 * (accumulation_steps - 1)
     for line in killed.stderr:
-        if "epoch 2/2 iteration 4/" in line:
+        if f"epoch 2/2 iteration {moment}/" in line:
             killed.send_signal(signal.SIGKILL)
             break
     assert killed.wait(60) == -signal.SIGKILL
@@ -115,12 +128,24 @@ def test_train_json_starts_from_anywhere_and_writes_under_its_bundle(bundle, pha
     shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("output", "data", "models", "__pycache__"))
     folder = {"repository": copy.parents[1], "bundle": copy, "anywhere": tmp_path}[place]
     config = {"repository": "bundles/pretrain/configs/train.json", "bundle": "configs/train.json"}
-    arguments = command(bundle, dataset_dir=phantom_dir, accumulation_steps=1, num_workers=0, patch_size=8)
+    arguments = command(bundle, dataset_dir=phantom_dir, accumulation_steps=3, num_workers=0, patch_size=8)
     arguments[arguments.index("--config_file") + 1] = config.get(place, str(copy / "configs/train.json"))
     result = run(arguments, cwd=folder)
     assert (copy / "output/train/run_report.json").exists()
     assert "no GPU found" in result.stderr
     assert "configs/demo.json" in result.stderr
+
+
+@pytest.mark.parametrize("overlay", ["adamw", "single_loss"])
+def test_the_papers_other_runs(bundle, phantom_dir, tmp_path, overlay):
+    options = {"accumulation_steps": 1, "learning_rate": 0.001, "epochs": 1}
+    run(command(bundle, overlay, dataset_dir=phantom_dir, output_dir=tmp_path, **options))
+    with (tmp_path / "metrics.csv").open() as file:
+        row = next(csv.DictReader(file))
+    # one task: nothing to decide, the terms are still drawn
+    assert row["conductor/weight/loss"] == "1"
+    assert row["conductor/conflicts"] == "0"
+    assert {"train_brightness", "train_contrast", "train_structure"} <= set(row)
 
 
 def test_baseline_evaluation_and_export(bundle, phantom_dir, finished, tmp_path):
@@ -159,6 +184,8 @@ FAULTS = [
     ({"dataset_dir": "nowhere.json"}, "nowhere.json"),
     ({"img_size": 64}, "cannot be used:"),
     ({"steps_per_epoch": 2.5}, "`steps_per_epoch` must be a whole number from 1 on, got 2.5"),
+    ({"accumulation_steps": 4}, "`accumulation_steps` must be a multiple of the 3 losses, got 4."),
+    ({"resolver": "smoth"}, "`resolver` must be one of smooth, zoned or a function, got 'smoth'."),
     ({"train::sampller": 3}, "the entry 'train::sampller' does not exist. Did you mean 'train::sampler'?"),
 ]
 

@@ -11,6 +11,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 
 from bertswin_ext.handlers.curves import CurvesHandler
+from bertswin_ext.optimizers import GradientConductor
 
 LENGTH = 4
 
@@ -151,7 +152,7 @@ def test_losses_are_summed_without_reading_them(tmp_path):
     with mock.patch.object(torch.Tensor, "item", side_effect=AssertionError("synchronised")):
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: engine.terminate())
         trainer.run(range(LENGTH), max_epochs=1)
-    total = curves._running.sums["loss"]
+    total = curves._running.sums["train_loss"]
     assert isinstance(total, torch.Tensor)
     assert total.dtype == torch.float64
     assert not total.requires_grad
@@ -223,3 +224,58 @@ def test_bad_arguments(tmp_path):
     CurvesHandler(tmp_path, make_optimizer()).attach(trainer)
     with pytest.raises(ValueError, match=r"needs a mapping with 'loss' as `engine.state.output`, got float. Attach"):
         trainer.run([0])
+
+
+def make_conducted(folder, bad=(), accumulation_steps=2):
+    """A run of two losses whose gradients have the norms 1 and 2; in the iterations ``bad`` one is not finite."""
+    weight = torch.nn.Linear(1, 1, bias=False)
+    conductor = GradientConductor(weight, {"one": 1.0, "two": 2.0}, accumulation_steps=accumulation_steps)
+    optimizer = torch.optim.SGD(weight.parameters(), lr=0.5)
+
+    def conducted_step(engine, _batch):
+        value = weight(torch.ones(1, 1)).sum()
+        factor = float("inf") if engine.state.iteration in bad else 1.0
+        if conductor.accumulate({"one": value, "two": value * factor}) and conductor.conduct():
+            optimizer.step()
+        return {"loss": value}
+
+    trainer = Engine(conducted_step)
+    curves = CurvesHandler(folder, optimizer, conductor=conductor)
+    curves.attach(trainer)
+    return trainer, curves
+
+
+def test_the_conductor_has_columns(tmp_path):
+    trainer, _ = make_conducted(tmp_path)
+    trainer.run(range(LENGTH), max_epochs=2)
+    row = read_table(tmp_path)[-1]
+    assert float(row["conductor/cosine/one-two"]) == pytest.approx(1)
+    assert float(row["conductor/norm/two"]) == pytest.approx(2)
+    assert float(row["conductor/norm_average/one"]) == pytest.approx(1)
+    assert row["conductor/skipped_steps"] == "0"
+
+
+def test_skipped_steps_are_counted_and_spoil_no_mean(tmp_path):
+    trainer, curves = make_conducted(tmp_path, bad=(2, 6, 7), accumulation_steps=1)
+    trainer.run(range(LENGTH), max_epochs=2)
+    assert [row["conductor/skipped_steps"] for row in curves.rows] == [1, 3]
+    assert curves.rows[1]["conductor/norm/two"] == pytest.approx(2)
+
+
+def test_the_conductors_means_are_resumed(tmp_path):
+    whole, expected = make_conducted(tmp_path / "whole")
+    whole.run(range(LENGTH), max_epochs=1)
+    stopped, curves = make_conducted(tmp_path / "parts")
+    stopped.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda engine: engine.terminate())
+    stopped.run(range(LENGTH), max_epochs=1)
+    rest, resumed = make_conducted(tmp_path / "parts")
+    resumed.load_state_dict(curves.state_dict())
+    assert resumed._running.counts["conductor/norm/one"] == 1
+    rest.state.iteration = 2
+    resumed._epoch_started(mock.Mock(state=mock.Mock(epoch=1)))
+    for iteration in (3, 4):
+        rest.state.iteration, rest.state.output = iteration, rest._process_function(rest, None)
+        resumed._iteration_completed(rest)
+    row = resumed._running.row()
+    assert row["conductor/norm/two"] == pytest.approx(expected.rows[0]["conductor/norm/two"])
+    assert resumed._running.counts["conductor/norm/one"] == 2

@@ -39,6 +39,20 @@ def test_panels():
     }
 
 
+def test_panels_of_the_conductor():
+    columns = ["conductor/cosine/a-b", "conductor/norm/a", "conductor/norm/b", "conductor/weight/a"]
+    columns += ["conductor/weight/b", "conductor/wins/a", "conductor/wins/b", "conductor/skipped_steps"]
+    panels = _panels(columns)
+    assert panels["cosine of gradients"] == ["conductor/cosine/a-b"]
+    assert panels["conflicts won per step"] == ["conductor/wins/a", "conductor/wins/b"]
+    assert not any("skipped" in name for names in panels.values() for name in names)
+
+
+def test_one_loss_has_no_conflicts_to_draw():
+    columns = ["conductor/norm/loss", "conductor/weight/loss", "conductor/wins/loss", "conductor/conflicts"]
+    assert list(_panels(columns)) == ["learning rate"]
+
+
 @pytest.mark.parametrize(
     ("losses", "scale"),
     [((1.0, 0.1), "log"), ((1.0, 0.9), "linear"), ((1.0, -1.0), "linear"), ((1.0, float("nan")), "linear")],
