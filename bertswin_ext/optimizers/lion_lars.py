@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ import torch
 __all__ = ["LionLARS"]
 
 _NO_NORM = 1e-8  # the reference's: below it a norm says nothing about scale
-_PIECE = 2**22  # numbers moved at once: few calls, yet what is computed on the way stays small and in the cache
 
 
 class LionLARS(torch.optim.Optimizer):
@@ -19,8 +18,8 @@ class LionLARS(torch.optim.Optimizer):
     With momentum m = momentum * m + (1 - momentum) * gradient, corrected for its start at zero to mh: every parameter
     tensor p moves by -lr * min(norm(p) / norm(mh), trust_clip) * sign(mh). The ratio is 1 where a norm is zero.
 
-    Every entry of a tensor moves by the same amount, at most ``lr * trust_clip``; the learning rate is therefore about
-    ten times smaller than for AdamW.
+    Every entry of a tensor moves by the same amount, at most ``lr * trust_clip``; the learning rate is therefore ten
+    times or more below AdamW's. The momentum has the parameters' type: keep those in float32, and use autocast.
 
     Args:
         params: parameters or parameter groups.
@@ -55,8 +54,15 @@ class LionLARS(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "trust_clip": trust_clip, "weight_decay": weight_decay}
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            _check_group(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with numbers of their own.
+
+        Args:
+            param_group: ``params`` and whatever differs from the defaults.
+        """
+        super().add_param_group(param_group)
+        _check_group(self.param_groups[-1])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -70,14 +76,15 @@ class LionLARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            gradients = {parameter: _dense(parameter) for parameter in group["params"] if parameter.grad is not None}
-            for parameters in _pieces(gradients):
-                self._step_piece(group, parameters, [gradients[parameter] for parameter in parameters])
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._step_group(group, parameters)
         return loss
 
-    def _step_piece(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    def _step_group(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
         """Move some parameters, all at once."""
         lr, decay = float(group["lr"]), group["momentum"]
+        gradients = [_dense(parameter) for parameter in parameters]
         momenta, corrections = [], []
         for parameter in parameters:
             state = self.state[parameter]
@@ -104,20 +111,6 @@ def _trust_ratios(
     momentum_norms = momentum_norms / torch.tensor(corrections, dtype=norms.dtype).to(norms.device, non_blocking=True)
     ratios = (norms / momentum_norms).clamp(max=clip)
     return list(torch.where((norms > _NO_NORM) & (momentum_norms > _NO_NORM), ratios, 1.0).unbind())
-
-
-def _pieces(parameters: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Parameters in order, some at a time."""
-    piece: list[torch.Tensor] = []
-    size = 0
-    for parameter in parameters:
-        piece.append(parameter)
-        size += parameter.numel()
-        if size >= _PIECE:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
 
 
 def _dense(parameter: torch.Tensor) -> torch.Tensor:

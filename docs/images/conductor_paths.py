@@ -1,8 +1,8 @@
 """Follow seven ways to combine two gradients through a small problem: a figure and two tables.
 
 Two convex losses in the plane, a steep one and a flat one; plain gradient descent; every method is a resolver of the
-same conductor. Needs ``pip install -e ".[mtl]"``. Run it with ``python docs/images/conductor_paths.py``; the tables go
-to the standard output.
+same conductor. Needs ``pip install -e ".[mtl]" qpsolvers quadprog``. Run it with
+``python docs/images/conductor_paths.py``; the tables go to the standard output.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ SMALL = {
     "epochs": 2,
     "steps_per_epoch": 6,
     "batch_size": 2,
+    "learning_rate": 0.0003,
     "log_interval": 1,
     "num_images": 1,
 }

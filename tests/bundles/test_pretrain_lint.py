@@ -85,16 +85,6 @@ def test_the_resume_dictionary_is_complete(bundle):
     }
 
 
-@pytest.mark.parametrize("overlays", [(), ("demo",)])
-def test_every_loss_gets_its_share_of_the_micro_batches(bundle, overlays):
-    parser = merged(bundle, "train", *overlays)
-    assert parser["accumulation"] == "stochastic"
-    for has_gpu in (True, False):
-        steps = parser["accumulation_steps"]
-        steps = eval(steps.lstrip("$").replace("@has_gpu", str(has_gpu))) if isinstance(steps, str) else steps
-        assert steps % len(parser["loss_weights"]) == 0
-
-
 @pytest.mark.parametrize(
     ("name", "learning_rate", "min_learning_rate", "weight_decay", "max_norm"),
     [("single_loss", 1.5e-5, 1.5e-6, 0.0, None), ("adamw", 1.5e-4, 1e-6, 0.05, 1.0)],

@@ -40,13 +40,8 @@ def script(name):
 def execute(block, namespace):
     """Run a block, or skip where the optional package it imports is missing."""
     if "torchjd" in block:
-        pytest.importorskip("torchjd")
-    try:
-        exec(compile(block, "block", "exec"), namespace)
-    except ImportError as missing:
-        if "torchjd" not in block:
-            raise
-        pytest.skip(str(missing))
+        pytest.importorskip("torchjd", reason="torchjd is not installed: pip install bertswin-ext[mtl]")
+    exec(compile(block, "block", "exec"), namespace)
 
 
 def shortened(block):

@@ -240,3 +240,18 @@ def test_sparse_gradients():
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match=r"does not take sparse gradients\. Use an embedding with `sparse=False`\."):
         LionLARS(embedding.parameters()).step()
+
+
+def test_a_group_that_comes_later_is_checked_too():
+    optimizer = LionLARS([nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(ValueError, match=r"`trust_clip` must be positive, got 0\. The paper's is 10\."):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "trust_clip": 0})
+
+
+def test_a_sparse_gradient_leaves_no_trace():
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = LionLARS(embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="sparse"):
+        optimizer.step()
+    assert not optimizer.state
