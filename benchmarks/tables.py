@@ -1,4 +1,4 @@
-"""What `conductor.py` prints: medians with their spread, in Markdown."""
+"""What the benchmarks print: medians with their spread, in Markdown."""
 
 from __future__ import annotations
 
