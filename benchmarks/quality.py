@@ -1,6 +1,6 @@
 """What a network learns from the same samples: AdamW and LionLARS on one loss, the conductor on its three terms.
 
-    python benchmarks/quality.py [--output output/quality] [--seeds 3] [--out table.md]
+    python benchmarks/quality.py [--runs output/quality] [--seeds 3] [--out table.md]
 
 The demo's network and phantoms; 670 optimizer steps of three micro-batches of two volumes for every method. A seed
 decides initial weights, crops, masks and which phantoms validate; methods share it, so the last columns compare seed by
@@ -45,15 +45,15 @@ METHODS = {
 }
 
 
-def main(output: str = "output/quality", seeds: int = 3, out: str | None = None) -> None:
+def main(runs: str = "output/quality", seeds: int = 3, out: str | None = None) -> None:
     """Run what is missing and print the table.
 
     Args:
-        output: folder of the runs.
+        runs: folder of the runs.
         seeds: runs of each method.
         out: file for the table as well.
     """
-    folder = Path(output)
+    folder = Path(runs)
     for seed in range(seeds):
         for name, method in METHODS.items():
             run(method, seed, folder / f"{name}_{seed}")
@@ -66,15 +66,24 @@ def main(output: str = "output/quality", seeds: int = 3, out: str | None = None)
 
 def run(method: Method, seed: int, folder: Path) -> None:
     """One run, unless it is there."""
-    report = folder / "run_report.json"
-    if report.exists() and json.loads(report.read_text(encoding="utf-8"))["status"] == "completed":
+    overrides = RECIPE | method.overrides | {"seed": seed}
+    if is_complete(folder / "run_report.json", overrides):
         return
     files = [str(CONFIGS / f"{name}.json") for name in ("train", "demo", *method.overlays)]
-    overrides = RECIPE | method.overrides | {"seed": seed, "output_dir": folder.resolve()}
-    options = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+    options = [f"--{key}={value}" for key, value in (overrides | {"output_dir": folder.resolve()}).items()]
     print(f"{method.label}, seed {seed}", file=sys.stderr)
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *options]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)}\nended with {result.returncode}:\n{result.stderr[-2000:]}")
+
+
+def is_complete(report: Path, overrides: dict[str, object]) -> bool:
+    """Whether there is a complete run of just this recipe."""
+    if not report.exists():
+        return False
+    found = json.loads(report.read_text(encoding="utf-8"))
+    return found["status"] == "completed" and all(found["config"].get(key) == value for key, value in overrides.items())
 
 
 def rows(folder: Path, seeds: int) -> list[list[str]]:

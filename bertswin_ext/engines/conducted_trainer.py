@@ -26,7 +26,9 @@ class ConductedTrainer(SupervisedTrainer):  # type: ignore[misc]
     ``loss_function`` returns a mapping of named scalars, one for each loss of the conductor, unweighted; or, where the
     conductor has one loss only, a tensor. One iteration is one micro-batch, as in MONAI: the optimizer steps after
     ``accumulation_steps`` of them and at the end of an epoch, unless a gradient was not finite. Everything else keeps
-    its meaning: events, handlers, inferer, post-processing, ``amp`` (on a CPU, too), ``compile``.
+    its meaning: events, handlers, inferer, post-processing, ``amp`` (on a CPU, too), ``compile`` (which, for several
+    backward passes, switches torch's reuse of their buffers off in the whole process). ``optim_set_to_none`` has no
+    effect: the conductor owns the gradients.
 
     Under data parallelism the network is *not* wrapped: the conductor averages the gradients itself.
 
@@ -40,7 +42,8 @@ class ConductedTrainer(SupervisedTrainer):  # type: ignore[misc]
 
     Raises:
         ValueError: ``accumulation_steps`` differs from the conductor's; in stochastic accumulation an epoch does not
-            consist of whole steps; the network is wrapped; the losses are not those of the conductor.
+            consist of whole steps; the network is wrapped, or not that of the conductor and the optimizer; the losses
+            are not those of the conductor.
     """
 
     def __init__(self, *, conductor: GradientConductor, **kwargs: Any) -> None:
@@ -57,10 +60,23 @@ class ConductedTrainer(SupervisedTrainer):  # type: ignore[misc]
                 "`network` must not be wrapped in DistributedDataParallel: the conductor averages the gradients "
                 "itself. Pass the module inside."
             )
+        self._check_parameters()
         if self.compile and conductor.accumulation == "classic" and len(conductor.tasks) > 1:
             # several backward passes through one compiled graph need its buffers
             torch._functorch.config.donated_buffer = False
         self.add_event_handler(Events.STARTED, self._check_epoch)
+
+    def _check_parameters(self) -> None:
+        """A conductor or an optimizer of another network would train nothing, and say nothing."""
+        own = {id(parameter) for parameter in self.network.parameters()}
+        stepped = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        conducted = {id(parameter) for parameter in self.conductor.bank.parameters}
+        for name, found in (("conductor", conducted), ("optimizer", stepped)):
+            if not found <= own:
+                raise ValueError(
+                    f"`{name}` must be made of the trainer's `network`: {len(found - own)} of its {len(found)} "
+                    "parameters are not the network's."
+                )
 
     def _check_epoch(self) -> None:
         """A step that is cut off by the end of an epoch would leave some losses out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,15 +179,17 @@ class _RunningEpoch:
     iteration: int = 0
     seconds: float = 0.0
     learning_rate: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, Any] = field(default_factory=dict)
     validation: Row = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def add(self, name: str, value: torch.Tensor | float) -> None:
-        """Add a value to the mean of a column."""
-        self.counts[name] = self.counts.get(name, 0) + 1
-        self.sums[name] = self.sums.get(name, 0.0) + value
+        """Add a value to the mean of a column; one that is not finite, of a step that is skipped, is left out."""
+        exact = value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
+        is_finite = exact.isfinite()
+        self.counts[name] = self.counts.get(name, 0) + is_finite
+        self.sums[name] = self.sums.get(name, 0.0) + torch.where(is_finite, exact, 0.0)
 
     def keep(self, name: str, value: float) -> None:
         """Make the newest value the column's."""
@@ -195,7 +198,10 @@ class _RunningEpoch:
     def row(self) -> Row:
         """Return the means and everything else of the epoch as one row."""
         state = self.state_dict()
-        means = {name: total / self.counts[name] for name, total in state["sums"].items()}
+        means = {
+            name: total / state["counts"][name] if state["counts"][name] else math.nan
+            for name, total in state["sums"].items()
+        }
         rest = {key: state[key] for key in ("learning_rate", "seconds")}
         return {"epoch": self.epoch, "iteration": self.iteration, **means, **rest, **self.validation}
 
@@ -206,7 +212,7 @@ class _RunningEpoch:
             "iteration": self.iteration,
             "seconds": self.seconds + time.monotonic() - self.started,
             "learning_rate": self.learning_rate,
-            "counts": dict(self.counts),
+            "counts": {name: int(count) for name, count in self.counts.items()},
             "sums": {name: float(total) for name, total in self.sums.items()},
             "validation": dict(self.validation),
         }

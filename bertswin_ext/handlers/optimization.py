@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,11 +20,11 @@ class OptimizerStepHandler:
     gradients are not finite without a word, and its state is in no checkpoint.
 
     Args:
-        max_norm: largest norm of all gradients together; None leaves them as they are.
+        max_norm: largest norm of all gradients together; None leaves them as they are, and does not look at them.
         lr_scheduler: a torch scheduler that counts optimizer steps.
 
     Raises:
-        ValueError: ``max_norm`` is not positive; while training, the gradients are not finite.
+        ValueError: ``max_norm`` is not positive; while training with it, the gradients are not finite.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class OptimizerStepHandler:
         if self._is_hooked:
             return
         self._is_hooked = True
-        engine.optimizer.register_step_pre_hook(self._before_step)
+        if self.max_norm is not None:
+            engine.optimizer.register_step_pre_hook(self._before_step)
         engine.optimizer.register_step_post_hook(self._after_step)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """Clip, and refuse to step on gradients that are not finite."""
-        limit = float("inf") if self.max_norm is None else self.max_norm
-        norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizer), limit)
+        norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.max_norm or math.inf)
         if not torch.isfinite(norm):
             raise ValueError(
                 f"The gradients are not finite (norm {norm.item()}) at iteration {self._engine.state.iteration}. Lower "

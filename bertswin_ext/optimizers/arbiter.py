@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from bertswin_ext.optimizers.resolvers import is_number
+
 __all__ = ["Arbiter"]
 
 
@@ -41,10 +43,13 @@ class Arbiter:
         strength_weight: float = 0.2,
         dominance_window: int = 0,
     ) -> None:
-        if not 0 <= norm_decay < 1:
-            raise ValueError(f"`norm_decay` must be at least 0 and below 1, got {norm_decay}. The default is 0.95.")
-        if dominance_window < 0:
-            raise ValueError(f"`dominance_window` must be 0 (off) or a number of conflicts, got {dominance_window}.")
+        if not (is_number(norm_decay) and 0 <= norm_decay < 1):
+            raise ValueError(f"`norm_decay` must be at least 0 and below 1, got {norm_decay!r}. The default is 0.95.")
+        if not (isinstance(dominance_window, int) and dominance_window >= 0):
+            raise ValueError(f"`dominance_window` must be 0 (off) or a number of conflicts, got {dominance_window!r}.")
+        for name, weight in (("stability_weight", stability_weight), ("strength_weight", strength_weight)):
+            if not (is_number(weight) and weight >= 0):
+                raise ValueError(f"`{name}` must not be negative, got {weight!r}. The defaults are 0.8 and 0.2.")
         self.tasks = list(tasks)
         self.norm_decay = norm_decay
         self.stability_weight = stability_weight

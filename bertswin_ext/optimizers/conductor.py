@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from bertswin_ext.optimizers.arbiter import Arbiter
 from bertswin_ext.optimizers.gradient_bank import GradientBank
-from bertswin_ext.optimizers.resolvers import Arbitrate, Resolver, checked_thresholds, cosines, smooth, zoned
+from bertswin_ext.optimizers.resolvers import Arbitrate, Resolver, checked_thresholds, cosines, is_number, smooth, zoned
 from bertswin_ext.optimizers.statistics import Conflict, StepStatistics
 
 __all__ = ["GradientConductor"]
@@ -111,7 +111,8 @@ class GradientConductor:
         self._skipped_in_a_row = 0
         self._num_batches = 0
         self._counts = dict.fromkeys(self.tasks, 0)
-        if self._is_shared():
+        self._was_shared = self._is_shared()
+        if self._was_shared:
             _make_equal(model, process_group)
 
     @property
@@ -169,6 +170,11 @@ class GradientConductor:
         """
         if self._num_batches == 0:
             raise ValueError("Nothing has been accumulated for this step. Call `accumulate` with the losses first.")
+        if self._is_shared() != self._was_shared:
+            raise ValueError(
+                "Make the conductor after `init_process_group`: it was made in one process, and now there are several, "
+                "which did not start from the same weights."
+            )
         self._finish_rows()
         gramian = self.bank.gramian() / loss_scale**2
         self.num_steps += 1
@@ -199,8 +205,14 @@ class GradientConductor:
         """Continue where another conductor was.
 
         Raises:
-            ValueError: it had other losses, another accumulation, or another model.
+            ValueError: it is none, or had other losses, another accumulation, or another model.
         """
+        missing = sorted(set(self.state_dict()) - set(state_dict))
+        if missing:
+            raise ValueError(
+                f"The state of a conductor must have {', '.join(missing)}, found {', '.join(list(state_dict)[:5])}. "
+                "Load what `state_dict` of a conductor returned."
+            )
         for name in ("tasks", "accumulation", "accumulation_steps"):
             if state_dict[name] != getattr(self, name):
                 raise ValueError(
@@ -329,8 +341,8 @@ class GradientConductor:
                 f"Stochastic accumulation deals the micro-batches of a step out evenly: `accumulation_steps` must be a "
                 f"multiple of the {len(self.tasks)} losses, got {self.accumulation_steps}."
             )
-        if self.norm_cap is not None and not self.norm_cap > 0:
-            raise ValueError(f"`norm_cap` must be positive or None, got {self.norm_cap}.")
+        if self.norm_cap is not None and not (is_number(self.norm_cap) and self.norm_cap > 0):
+            raise ValueError(f"`norm_cap` must be positive or None, got {self.norm_cap!r}.")
         if self.max_conflicts is not None and not (isinstance(self.max_conflicts, int) and self.max_conflicts >= 0):
             raise ValueError(f"`max_conflicts` must be a number of decisions or None, got {self.max_conflicts!r}.")
 
@@ -377,8 +389,10 @@ def _checked_weights(loss_weights: Mapping[str, float]) -> dict[str, float]:
     if not isinstance(loss_weights, Mapping) or not loss_weights:
         raise ValueError(f"`loss_weights` must name at least one loss with its weight, got {loss_weights!r}.")
     for name, weight in loss_weights.items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"`loss_weights` must be finite and not negative, got {weight} for {name!r}.")
+        if not isinstance(name, str):
+            raise ValueError(f"`loss_weights` must have names as keys, got {name!r}.")
+        if not (is_number(weight) and math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"`loss_weights` must be finite and not negative, got {weight!r} for {name!r}.")
     return {name: float(loss_weights[name]) for name in sorted(loss_weights)}
 
 

@@ -47,7 +47,8 @@ class GradientBank:
         self._starts, size = _layout(self.parameters)
         self._rows = torch.zeros(num_tasks, size, dtype=self.dtype, device=self.device)
         # the rows of the step before or, where nobody asks for them, one row: where the result is written meanwhile
-        num_spare = num_tasks if keep_previous else int(num_tasks > 1)
+        has_own_type = all(parameter.dtype == self.dtype for parameter in self.parameters)
+        num_spare = num_tasks if keep_previous else int(num_tasks > 1 and has_own_type)
         self._spare = torch.zeros(num_spare, size, dtype=self.dtype, device=self.device)
         self._keeps_previous = keep_previous
         self._is_clean = True
@@ -74,6 +75,8 @@ class GradientBank:
             if parameter.requires_grad
         ]
         parameters = [parameter for parameter, _ in trainable]
+        if not parameters:
+            raise ValueError("The model has no trainable parameter any more: `requires_grad` of all is False.")
         try:
             for parameter, view in trainable:
                 # autograd adds in place to a gradient of the parameter's own type

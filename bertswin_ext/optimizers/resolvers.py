@@ -47,18 +47,25 @@ class _Cut(NamedTuple):
     keeps_loser: bool = True
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def checked_thresholds(thresholds: Sequence[float]) -> Thresholds:
     """Return three cosines as thresholds, or say what is wrong with them.
 
     Raises:
         ValueError: they are not three, out of order, or no cosines.
     """
-    if len(thresholds) != 3 or not -1 <= thresholds[0] < thresholds[1] < thresholds[2] <= 1:
+    found = tuple(thresholds) if isinstance(thresholds, Sequence) else thresholds
+    is_valid = isinstance(found, tuple) and len(found) == 3 and all(map(is_number, found))
+    if not is_valid or not -1 <= found[0] < found[1] < found[2] <= 1:
         raise ValueError(
-            f"`thresholds` must be three cosines with -1 <= critical < main < weak <= 1, got {tuple(thresholds)}. The "
-            "defaults are -0.8, -0.5 and 0."
+            f"`thresholds` must be three cosines with -1 <= critical < main < weak <= 1, got {found!r}. The defaults "
+            "are -0.8, -0.5 and 0."
         )
-    return Thresholds(*thresholds)
+    return Thresholds(*found)
 
 
 def stronger(mixing: torch.Tensor, gramian: torch.Tensor, i: int, j: int) -> int:

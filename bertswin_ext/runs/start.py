@@ -86,8 +86,8 @@ def _check_processes() -> None:
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if num_processes > 1 and not dist.is_initialized():
         raise ValueError(
-            f"{num_processes} processes were started, but the configuration is for one. Add multi_gpu_train.json to "
-            "`--config_file`, or start one process."
+            f"{num_processes} processes were started, but the configuration is for one. To train, add "
+            "multi_gpu_train.json to `--config_file`; evaluation and export run in one process, without torchrun."
         )
 
 

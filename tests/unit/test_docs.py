@@ -139,7 +139,11 @@ def test_the_table_of_the_toy_is_what_the_conductor_does(method):
 def test_how_often_a_result_points_against_a_loss(resolver, of_two, of_three):
     opposed = script("conductor_paths").opposed
     assert [round(100 * opposed(resolver, k)) for k in (2, 3)] == [of_two, of_three]
-    rows = [line for line in CONCEPT.read_text(encoding="utf-8").splitlines() if line.startswith(("| two", "| three"))]
+    rows = [
+        line
+        for line in CONCEPT.read_text(encoding="utf-8").splitlines()
+        if line.startswith(("| two losses |", "| three losses |"))
+    ]
     column = 2 if resolver is smooth else 3
     assert [numbers(row.split("|")[column + 1])[0] for row in rows] == [of_two, of_three]
 

@@ -1,6 +1,7 @@
 """MONAI's trainer with a conductor: same events, same handlers, same accumulation."""
 
 import inspect
+import math
 from copy import deepcopy
 
 import pytest
@@ -244,6 +245,73 @@ def test_two_value_batches_and_network_arguments():
 def test_arguments_that_contradict_each_other(arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+def test_a_conductor_or_optimizer_of_another_network():
+    conductor = GradientConductor(make_network(), WEIGHTS)
+    with pytest.raises(ValueError, match="`conductor` must be made of the trainer's `network`: 4 of its 4 parameters"):
+        build(conductor)
+    network = make_network()
+    optimizer = torch.optim.SGD(make_network().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="`optimizer` must be made of the trainer's `network`: 4 of its 4 parameters"):
+        build(GradientConductor(network, WEIGHTS), network, optimizer)
+
+
+def build(conductor, network=None, optimizer=None):
+    """A trainer of parts that need not fit."""
+    network = make_network() if network is None else network
+    return ConductedTrainer(
+        conductor=conductor,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1) if optimizer is None else optimizer,
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=make_batches(),
+        loss_function=two_losses,
+    )
+
+
+def test_a_wrapped_network(monkeypatch):
+    class Wrapped(nn.Module):
+        """Stands for DistributedDataParallel, which needs a process group."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    monkeypatch.setattr("bertswin_ext.engines.conducted_trainer.DistributedDataParallel", Wrapped)
+    network = make_network()
+    with pytest.raises(ValueError, match="`network` must not be wrapped in DistributedDataParallel"):
+        build(GradientConductor(network, WEIGHTS), Wrapped(network))
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_loss_scaling(monkeypatch, bad):
+    """float16's scaler, on a CPU: overflows lower the scale and leave no trace; a true fault ends the run."""
+    scalers = []
+
+    def make_scaler():
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_interval=1000))
+        return scalers[-1]
+
+    monkeypatch.setattr("torch.cuda.amp.GradScaler", make_scaler)
+
+    def loss(prediction, target):
+        return {name: value * (math.nan if bad else 1.0) for name, value in two_losses(prediction, target).items()}
+
+    options = {"amp": True, "amp_kwargs": {"dtype": torch.bfloat16}, "steps": 1, "epoch_length": 200, "max_epochs": 1}
+    trainer = make(loss, train_data_loader=make_batches(200), **options)
+    if bad:
+        with pytest.raises(ValueError, match="10 steps in a row were skipped"):
+            trainer.run()
+        assert trainer.conductor.num_skipped > 100
+        return
+    trainer.run()
+    assert trainer.conductor.num_skipped > 10
+    # squares of the scaled gradients fit into float32 again
+    assert scalers[0].get_scale() < 2.0**70
+    assert all(value.isfinite().all() for value in state(trainer).values())
+    assert trainer.conductor.last_step.norms["near"] < 10
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 from unittest import mock
 
 import matplotlib.image
@@ -237,7 +238,7 @@ def make_conducted(folder, bad=(), accumulation_steps=2):
         factor = float("inf") if engine.state.iteration in bad else 1.0
         if conductor.accumulate({"one": value, "two": value * factor}) and conductor.conduct():
             optimizer.step()
-        return {"loss": value}
+        return {"loss": value * factor}
 
     trainer = Engine(conducted_step)
     curves = CurvesHandler(folder, optimizer, conductor=conductor)
@@ -260,6 +261,7 @@ def test_skipped_steps_are_counted_and_spoil_no_mean(tmp_path):
     trainer.run(range(LENGTH), max_epochs=2)
     assert [row["conductor/skipped_steps"] for row in curves.rows] == [1, 3]
     assert curves.rows[1]["conductor/norm/two"] == pytest.approx(2)
+    assert all(math.isfinite(row["train_loss"]) for row in curves.rows)
 
 
 def test_the_conductors_means_are_resumed(tmp_path):
@@ -279,3 +281,10 @@ def test_the_conductors_means_are_resumed(tmp_path):
     row = resumed._running.row()
     assert row["conductor/norm/two"] == pytest.approx(expected.rows[0]["conductor/norm/two"])
     assert resumed._running.counts["conductor/norm/one"] == 2
+
+
+def test_an_epoch_without_a_finite_loss_has_no_mean(tmp_path):
+    trainer, curves = make_conducted(tmp_path, bad=range(5), accumulation_steps=1)
+    trainer.run(range(LENGTH), max_epochs=1)
+    assert math.isnan(curves.rows[0]["train_loss"])
+    assert curves.rows[0]["conductor/skipped_steps"] == LENGTH

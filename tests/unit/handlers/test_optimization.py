@@ -84,12 +84,11 @@ def test_a_second_run_does_not_count_twice():
     assert trainer.optimizer.param_groups[0]["lr"] == 0.5 * 0.5**4
 
 
-@pytest.mark.parametrize("max_norm", [None, 1.0])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_gradients_that_are_not_finite_stop_the_run(max_norm, value):
+def test_gradients_that_are_not_finite_stop_the_run(value):
     batches = [(torch.randn(2, 3), torch.randn(2, 2)) for _ in range(LENGTH)]
     batches[2][1][0, 0] = value
-    trainer, _ = make(max_norm, batches=batches)
+    trainer, _ = make(1.0, batches=batches)
     before = []
     trainer.optimizer.register_step_post_hook(lambda *_: before.append(trainer.network.weight.clone()))
     with pytest.raises(

@@ -268,3 +268,18 @@ def test_overflows_of_scaled_losses_do_not_end_the_training():
     conductor.accumulate({"a": point.place.sum() * math.inf})
     with pytest.raises(ValueError, match="2 steps in a row were skipped"):
         conductor.conduct()
+
+
+@pytest.mark.parametrize("state", [{}, {"0.weight": torch.zeros(1)}])
+def test_a_state_that_is_none_of_a_conductor(state):
+    _, conductor = conducted([[1.0, 0.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"The state of a conductor must have .*tasks, found"):
+        conductor.load_state_dict(state)
+
+
+def test_a_model_that_was_frozen_altogether():
+    point = Point(2)
+    conductor = GradientConductor(point, {"a": 1.0})
+    point.place.requires_grad_(False)
+    with pytest.raises(ValueError, match="has no trainable parameter any more"):
+        conductor.accumulate({"a": (point.place * torch.ones(2, requires_grad=True)).sum()})

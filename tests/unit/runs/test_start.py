@@ -203,6 +203,8 @@ def test_an_error_without_wrapper_is_shown_once(tmp_path, capsys):
 def test_processes_that_do_not_know_of_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "check_config", lambda _root: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"2 processes were started, .* Add multi_gpu_train\.json to `--config_file`"):
+    with pytest.raises(
+        ValueError, match=r"2 processes were started, .* To train, add multi_gpu_train\.json to `--config_file`; eval"
+    ):
         start_run("bundle", tmp_path / "run")
     assert not (tmp_path / "run").exists()
