@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bertswin_ext.optimizers.resolvers import is_number
+from bertswin_ext.optimizers.checks import is_number
 
 __all__ = ["Arbiter"]
 

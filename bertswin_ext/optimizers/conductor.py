@@ -11,18 +11,23 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from bertswin_ext.optimizers.arbiter import Arbiter
+from bertswin_ext.optimizers.checks import (
+    check_loss,
+    check_model,
+    checked_resolver,
+    checked_result,
+    checked_weights,
+    is_number,
+)
 from bertswin_ext.optimizers.gradient_bank import GradientBank
-from bertswin_ext.optimizers.resolvers import Arbitrate, Resolver, checked_thresholds, cosines, is_number, smooth, zoned
+from bertswin_ext.optimizers.resolvers import RESOLVERS, Arbitrate, Resolver, checked_thresholds, cosines
 from bertswin_ext.optimizers.statistics import Conflict, StepStatistics
 
 __all__ = ["GradientConductor"]
 
 logger = logging.getLogger(__name__)
-
-_RESOLVERS = {"smooth": smooth, "zoned": zoned}
 
 
 class GradientConductor:
@@ -88,12 +93,12 @@ class GradientConductor:
         process_group: dist.ProcessGroup | None = None,
         max_skipped_steps: int = 10,
     ) -> None:
-        _check_model(model)
-        self.loss_weights = _checked_weights(loss_weights)
+        check_model(model)
+        self.loss_weights = checked_weights(loss_weights)
         self.tasks = list(self.loss_weights)
         self.accumulation_steps = accumulation_steps
         self.accumulation = accumulation
-        self.resolver = _checked_resolver(resolver)
+        self.resolver = checked_resolver(resolver, RESOLVERS)
         self.thresholds = checked_thresholds(thresholds)
         self.max_conflicts = max_conflicts
         self.norm_cap = norm_cap
@@ -266,8 +271,8 @@ class GradientConductor:
         if len(self.tasks) == 1:
             return torch.ones(1, dtype=torch.float64)
         if isinstance(self.resolver, str):
-            return _RESOLVERS[self.resolver](gramian, arbitrate, self.thresholds, self.max_conflicts)
-        weights = _checked_result(self.resolver(gramian), len(self.tasks))
+            return RESOLVERS[self.resolver](gramian, arbitrate, self.thresholds, self.max_conflicts)
+        weights = checked_result(self.resolver(gramian), len(self.tasks))
         return self._of_first_process(weights)
 
     def _of_first_process(self, weights: torch.Tensor) -> torch.Tensor:
@@ -357,59 +362,7 @@ class GradientConductor:
                 f"{'; unknown: ' + ', '.join(unknown) if unknown else ''}."
             )
         for task in due:
-            _check_loss(task, losses[task])
-
-
-def _check_loss(task: str, loss: torch.Tensor) -> None:
-    """Refuse what is not a scalar with a graph."""
-    if not isinstance(loss, torch.Tensor):
-        raise TypeError(f"The loss {task!r} must be a tensor, got {type(loss).__name__}.")
-    if loss.dim() > 0:
-        raise ValueError(f"The loss {task!r} must be a scalar, got shape {tuple(loss.shape)}. Take its mean.")
-    if not loss.requires_grad:
-        raise ValueError(
-            f"The loss {task!r} does not require grad: it was computed under `torch.no_grad`, detached, or depends on "
-            "no trainable parameter."
-        )
-
-
-def _check_model(model: nn.Module) -> None:
-    """Refuse what has no parameters of its own."""
-    if isinstance(model, DistributedDataParallel | DataParallel):
-        raise ValueError(
-            f"`model` must not be wrapped, got {type(model).__name__}: the conductor averages the gradients of the "
-            "processes itself. Pass `model.module`, and use that in the training loop too."
-        )
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
-
-
-def _checked_weights(loss_weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights in the order of the names, so that no result depends on the order they were given in."""
-    if not isinstance(loss_weights, Mapping) or not loss_weights:
-        raise ValueError(f"`loss_weights` must name at least one loss with its weight, got {loss_weights!r}.")
-    for name, weight in loss_weights.items():
-        if not isinstance(name, str):
-            raise ValueError(f"`loss_weights` must have names as keys, got {name!r}.")
-        if not (is_number(weight) and math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"`loss_weights` must be finite and not negative, got {weight!r} for {name!r}.")
-    return {name: float(loss_weights[name]) for name in sorted(loss_weights)}
-
-
-def _checked_resolver(resolver: str | Resolver) -> str | Resolver:
-    """A name that exists, or a function."""
-    if isinstance(resolver, str) and resolver not in _RESOLVERS:
-        raise ValueError(f"`resolver` must be one of {', '.join(_RESOLVERS)} or a function, got {resolver!r}.")
-    if not (isinstance(resolver, str) or callable(resolver)):
-        raise TypeError(f"`resolver` must be a name or a function, got {type(resolver).__name__}.")
-    return resolver
-
-
-def _checked_result(weights: torch.Tensor, num_tasks: int) -> torch.Tensor:
-    """What a user's resolver returned, as (K,) float64 on the CPU."""
-    if not isinstance(weights, torch.Tensor) or weights.shape != (num_tasks,) or not weights.isfinite().all():
-        raise ValueError(f"The resolver must return {num_tasks} finite weights, one for each loss, got {weights!r}.")
-    return weights.detach().to("cpu", torch.float64)
+            check_loss(task, losses[task])
 
 
 def _make_equal(model: nn.Module, group: dist.ProcessGroup | None) -> None:

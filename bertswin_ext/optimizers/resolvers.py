@@ -12,7 +12,19 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Arbitrate", "Resolver", "Thresholds", "cosines", "smooth", "stronger", "zoned"]
+from bertswin_ext.optimizers.checks import is_number
+
+__all__ = [
+    "RESOLVERS",
+    "Arbitrate",
+    "Resolver",
+    "Thresholds",
+    "checked_thresholds",
+    "cosines",
+    "smooth",
+    "stronger",
+    "zoned",
+]
 
 # inner products of float32 rows know a cosine no better
 _ROUNDING = 1e-6
@@ -45,11 +57,6 @@ class _Cut(NamedTuple):
     winner: float
     loser: float
     keeps_loser: bool = True
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def checked_thresholds(thresholds: Sequence[float]) -> Thresholds:
@@ -131,6 +138,10 @@ def zoned(
         tensor([1., 0.], dtype=torch.float64)
     """
     return _resolve(gramian, _zoned_cut, arbitrate, thresholds, max_conflicts)
+
+
+RESOLVERS = {"smooth": smooth, "zoned": zoned}
+"""Resolvers by name."""
 
 
 def cosines(gramian: torch.Tensor) -> torch.Tensor:
