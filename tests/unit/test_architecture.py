@@ -23,8 +23,8 @@ TESTED_WITH = {
     "losses/structure.py": "losses/test_losses.py",
     "losses/tissue.py": "losses/test_losses.py",
     "networks/decoders.py": "networks/test_masked_autoencoder.py",
-    "optimizers/checks.py": "optimizers/test_conductor_messages.py",
     "networks/presets.py": "networks/test_masked_autoencoder.py",
+    "optimizers/checks.py": "optimizers/test_conductor_messages.py",
 }
 
 
