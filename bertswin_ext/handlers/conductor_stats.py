@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from bertswin_ext.handlers.engine_values import check_positive
+from bertswin_ext.handlers.tensorboard import LazyWriter
 from bertswin_ext.optimizers import GradientConductor, StepStatistics
 
 __all__ = ["ConductorStatsHandler"]
@@ -34,15 +34,14 @@ class ConductorStatsHandler:
     def __init__(self, conductor: GradientConductor, log_dir: str | Path, interval: int = 1) -> None:
         check_positive("interval", interval)
         self.conductor = conductor
-        self.log_dir = Path(log_dir)
         self.interval = interval
         self._seen: StepStatistics | None = None
-        self._writer: Any = None
+        self._writer = LazyWriter(log_dir)
 
     def attach(self, engine: Engine) -> None:
         """Look at the conductor after every iteration of the trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._flush)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._writer.flush())
 
     def _iteration_completed(self, engine: Engine) -> None:
         """Write a step that is new."""
@@ -52,17 +51,4 @@ class ConductorStatsHandler:
         self._seen = step
         if step.is_skipped or step.step % self.interval == 0:
             for name, value in step.scalars().items():
-                self._open().add_scalar(f"conductor/{name}", value, int(engine.state.iteration))
-
-    def _flush(self, _engine: Engine) -> None:
-        """Make an epoch's numbers visible."""
-        if self._writer is not None:
-            self._writer.flush()
-
-    def _open(self) -> Any:
-        """The writer, opened when there is something to write."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(log_dir=str(self.log_dir))
-        return self._writer
+                self._writer.open().add_scalar(f"conductor/{name}", value, int(engine.state.iteration))

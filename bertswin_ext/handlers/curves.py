@@ -127,9 +127,8 @@ class CurvesHandler:
         if idist.get_rank() == 0:
             self._running.iteration = int(engine.state.iteration)
             for name, loss in _required_losses(engine).items():
-                self._running.add(
-                    f"train_{name}", loss if loss.device.type == "mps" else loss.double()
-                )  # no double there
+                # mps has no double
+                self._running.add(f"train_{name}", loss if loss.device.type == "mps" else loss.double())
             self._add_step()
 
     def _add_step(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,13 +48,14 @@ class OptimizerStepHandler:
         if self._is_hooked:
             return
         self._is_hooked = True
-        if self.max_norm is not None:
-            engine.optimizer.register_step_pre_hook(self._before_step)
+        engine.optimizer.register_step_pre_hook(self._before_step)
         engine.optimizer.register_step_post_hook(self._after_step)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """Clip, and refuse to step on gradients that are not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.max_norm or math.inf)
+        if self.max_norm is None:
+            return
+        norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.max_norm)
         if not torch.isfinite(norm):
             raise ValueError(
                 f"The gradients are not finite (norm {norm.item()}) at iteration {self._engine.state.iteration}. Lower "

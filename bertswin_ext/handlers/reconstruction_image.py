@@ -18,6 +18,7 @@ from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.engine_values import check_positive, scalar_metrics, scalar_outputs
 from bertswin_ext.handlers.figures import save_png
 from bertswin_ext.handlers.reconstruction_figure import check_range, check_spacing, reconstruction_figure
+from bertswin_ext.handlers.tensorboard import LazyWriter
 
 __all__ = ["ReconstructionImageHandler"]
 
@@ -69,8 +70,7 @@ class ReconstructionImageHandler:
         self.display_range = display_range
         self.spacing_mm = check_spacing(spacing_mm)
         self.interval = interval
-        self.log_dir = log_dir
-        self._writer: Any = None
+        self._writer = None if log_dir is None else LazyWriter(log_dir)
         self._samples: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -119,19 +119,12 @@ class ReconstructionImageHandler:
         if epoch % self.interval == 0:
             with written_whole(self.output_dir / f"epoch_{epoch:04d}.png") as temporary:
                 shutil.copyfile(latest, temporary)
-        if self.log_dir is not None:
-            self._write_tensorboard(figure, epoch, self.log_dir)
-
-    def _write_tensorboard(self, figure: Figure, epoch: int, log_dir: str | Path) -> None:
-        """Add the picture to the TensorBoard files."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(log_dir=str(log_dir))
-        canvas: Any = FigureCanvasAgg(figure)
-        canvas.draw()
-        self._writer.add_image("reconstruction", np.asarray(canvas.buffer_rgba())[..., :3], epoch, dataformats="HWC")
-        self._writer.flush()
+        if self._writer is not None:
+            canvas: Any = FigureCanvasAgg(figure)
+            canvas.draw()
+            pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+            self._writer.open().add_image("reconstruction", pixels, epoch, dataformats="HWC")
+            self._writer.flush()
 
 
 def _read_output(engine: Engine) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

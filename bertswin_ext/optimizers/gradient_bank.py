@@ -49,6 +49,7 @@ class GradientBank:
         # the rows of the step before or, where nobody asks for them, one row: where the result is written meanwhile
         has_own_type = all(parameter.dtype == self.dtype for parameter in self.parameters)
         num_spare = num_tasks if keep_previous else int(num_tasks > 1 and has_own_type)
+        self._writes_in_spare = num_spare > 0 and has_own_type
         self._spare = torch.zeros(num_spare, size, dtype=self.dtype, device=self.device)
         self._keeps_previous = keep_previous
         self._is_clean = True
@@ -113,7 +114,7 @@ class GradientBank:
         """
         if self.num_tasks == 1 and float(weights[0]) == 1.0:
             target, views = self._rows[0], self._row_views[0]
-        elif self._writes_in_spare():
+        elif self._writes_in_spare:
             target, views = self._spare[0], self._spare_views[0]
             torch.mv(self._rows.T, weights.to(self._rows), out=target)
         else:
@@ -143,7 +144,7 @@ class GradientBank:
             pending: also the rows of the step that is being accumulated.
         """
         return {
-            "shapes": {name: tuple(p.shape) for name, p in zip(self.names, self.parameters, strict=True)},
+            "shapes": self._shapes(),
             "rows": self._by_name(self._rows) if pending else None,
             "previous": self._by_name(self._spare) if self._keeps_previous else None,
         }
@@ -154,7 +155,7 @@ class GradientBank:
         Raises:
             ValueError: the state is that of another model.
         """
-        own = {name: tuple(p.shape) for name, p in zip(self.names, self.parameters, strict=True)}
+        own = self._shapes()
         found = {name: tuple(shape) for name, shape in state_dict["shapes"].items()}
         differing = [
             f"{name} {found.get(name, 'absent')}, here {own.get(name, 'absent')}"
@@ -187,9 +188,9 @@ class GradientBank:
             self._rows, self._spare = self._spare, self._rows
             self._row_views, self._spare_views = self._spare_views, self._row_views
 
-    def _writes_in_spare(self) -> bool:
-        """Whether the result can lie in the spare row: gradients must have the parameters' type."""
-        return len(self._spare) > 0 and all(parameter.dtype == self.dtype for parameter in self.parameters)
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """What tells models apart."""
+        return {name: tuple(p.shape) for name, p in zip(self.names, self.parameters, strict=True)}
 
     def _products(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Inner products of rows, summed block by block.
