@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["listed", "listed_under", "root_cause", "times"]
+__all__ = ["VolumeError", "listed", "listed_under", "root_cause", "times"]
+
+
+class VolumeError(ValueError):
+    """A volume cannot be read, or only with a wrong geometry; the text names the file, the cause and a remedy."""
 
 
 def listed(faults: Sequence[str], where: str) -> str:

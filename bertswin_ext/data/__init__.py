@@ -5,8 +5,9 @@ from bertswin_ext.data.datalist_check import check_datalist
 from bertswin_ext.data.phantom import Phantom, make_phantom
 from bertswin_ext.data.phantom_files import write_phantoms
 from bertswin_ext.data.stream import SeededDataset, ShareSampler, StreamSampler
-from bertswin_ext.data.volume_error import VolumeError
+from bertswin_ext.data.uncollated import Uncollated
 from bertswin_ext.data.volume_reader import VolumeReader
+from bertswin_ext.errors import VolumeError
 
 __all__ = [
     "Datalist",
@@ -14,6 +15,7 @@ __all__ = [
     "SeededDataset",
     "ShareSampler",
     "StreamSampler",
+    "Uncollated",
     "VolumeError",
     "VolumeReader",
     "check_datalist",

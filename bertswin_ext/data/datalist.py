@@ -15,6 +15,7 @@ import numpy as np
 
 from bertswin_ext.data.volume_search import find_volumes, volume_stem
 from bertswin_ext.errors import listed
+from bertswin_ext.geometry import FieldOfView
 
 logger = logging.getLogger(__name__)
 
@@ -35,24 +36,27 @@ class Datalist:
         source: the datalist or folder they come from.
         sha256: hash of the split, with paths relative to the source's folder: the same for a moved folder,
             another one for a changed list or split.
+        prepared: what ``python -m bertswin_ext prepare`` wrote the volumes with, ``spacing_mm`` and more; None for
+            volumes as they came from the scanner.
 
     An item is a dictionary with ``image`` (absolute path) and ``patient``, and where the datalist says so
-    ``label`` (absolute path), ``joint`` (``left`` or ``right``), ``center_mm`` (3 numbers), ``fold`` (int) and
-    any other keys.
+    ``label`` (absolute path), ``joint`` (``left`` or ``right``), ``center_mm`` (3 numbers), ``fov`` (see
+    `FieldOfView.of_item`), ``fold`` (int) and any other keys.
     """
 
     training: list[Item]
     validation: list[Item]
     source: str
     sha256: str
+    prepared: dict[str, Any] | None = None
 
 
 def load_datalist(source: str | Path, fold: int = 0, val_fraction: float = 0.2, seed: int = 0) -> Datalist:
     """Load a datalist and split it by patient.
 
     A datalist is a JSON object ``{"training": [...], "validation": [...]}`` of items; ``validation`` is
-    optional and paths are relative to the file. A folder is searched for volumes, see
-    :func:`~bertswin_ext.data.volume_search.find_volumes`.
+    optional and paths are relative to the file. A folder stands for the ``datalist.json`` in it, or is searched for
+    volumes, see :func:`~bertswin_ext.data.volume_search.find_volumes`.
 
     The validation items are, in this order: the ``validation`` list if it is not empty; the items whose
     ``fold`` is the one asked for, if the items have one; all items of ``max(1, round(n * val_fraction))`` of
@@ -82,12 +86,14 @@ def load_datalist(source: str | Path, fold: int = 0, val_fraction: float = 0.2, 
         raise ValueError(f"`val_fraction` must be above 0 and below 1, got {val_fraction}. Use for example 0.2.")
     if not path.exists():
         raise ValueError(f"the dataset {path} does not exist. Give a .json datalist or a folder of volumes.")
+    if path.is_dir() and (path / "datalist.json").is_file():
+        path = path / "datalist.json"
     if path.is_dir():
-        folder, lists = path, _from_folder(path)
+        folder, lists, prepared = path, _from_folder(path), None
     else:
-        folder, lists = path.parent, _from_json(path)
+        folder, lists, prepared = path.parent, load_items(path), _content(path).get("prepared")
     training, validation = _split(path, lists, fold, val_fraction, seed)
-    return Datalist(training, validation, str(path), _sha256(training, validation, folder))
+    return Datalist(training, validation, str(path), _sha256(training, validation, folder), prepared)
 
 
 def _from_folder(folder: Path) -> dict[str, list[Item]]:
@@ -96,14 +102,13 @@ def _from_folder(folder: Path) -> dict[str, list[Item]]:
     return {"training": items, "validation": []}
 
 
-def _from_json(path: Path) -> dict[str, list[Item]]:
-    """Read a datalist, make its paths absolute, and check every item."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}. Give a .json datalist or a folder.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{path} must be a JSON object {{"training": [...]}}, got {type(content).__name__}.')
+def load_items(path: Path) -> dict[str, list[Item]]:
+    """Read the lists of a datalist, unsplit, with absolute paths.
+
+    Raises:
+        ValueError: with all faults of the file at once.
+    """
+    content = _content(path)
     lists = {section: content.get(section) or [] for section in _SECTIONS}
     for section, items in lists.items():
         if not isinstance(items, list):
@@ -113,6 +118,17 @@ def _from_json(path: Path) -> dict[str, list[Item]]:
     _raise_faults(path, _item_faults(lists, path.parent))
     _raise_faults(path, _nameless_faults(lists))
     return {section: [_absolute(item, path.parent) for item in items] for section, items in lists.items()}
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Read the JSON object of a datalist."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}. Give a .json datalist or a folder.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} must be a JSON object {{"training": [...]}}, got {type(content).__name__}.')
+    return content
 
 
 def _raise_faults(path: Path, faults: list[str]) -> None:
@@ -185,11 +201,20 @@ def _is_point(value: Any) -> bool:
     return all(isinstance(number, float) or _is_integer(number) for number in value) and bool(np.isfinite(value).all())
 
 
+def _is_field_of_view(value: Any) -> bool:
+    """Tell whether a value describes a field of view."""
+    try:
+        return isinstance(value, dict) and FieldOfView.of_item(value) is not None
+    except ValueError:
+        return False
+
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "patient": (lambda value: _is_integer(value) or (isinstance(value, str) and value != ""), "a name"),
     "joint": (lambda value: value in JOINTS, '"left" or "right"'),
     "center_mm": (_is_point, "3 numbers"),
     "fold": (_is_integer, "an integer"),
+    "fov": (_is_field_of_view, 'a cylinder {"center_mm": [x, y, z], "radius_mm": r}, with an optional "axis"'),
 }
 
 

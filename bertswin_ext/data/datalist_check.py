@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bertswin_ext.data.datalist import Item, load_datalist
-from bertswin_ext.data.volume_error import VolumeError
 from bertswin_ext.data.volume_reader import VolumeReader
-from bertswin_ext.errors import listed, times
+from bertswin_ext.errors import VolumeError, listed, times
 
 Array = npt.NDArray[Any]
 

@@ -12,8 +12,7 @@ import itk
 import numpy as np
 
 from bertswin_ext.data.slice_stack import DUPLICATE_MM, Floats, SliceStack, Values, resample
-from bertswin_ext.data.volume_error import VolumeError
-from bertswin_ext.errors import times
+from bertswin_ext.errors import VolumeError, times
 from bertswin_ext.voxels import AIR_HU
 
 logger = logging.getLogger(__name__)
@@ -125,7 +124,9 @@ def read_series(folder: Path) -> tuple[Any, str]:
     headers, stack = _stack(folder, headers)
     _check_complete(folder, headers, stack)
     if stack.is_even() and stack.is_upright():
-        return itk.imread([str(header.path) for header in headers], itk.F), ""
+        image = itk.imread([str(header.path) for header in headers], itk.F)
+        _padding_to_air(itk.array_view_from_image(image), headers[0])
+        return image, ""
     image = _resampled(headers, stack)
     note = _note(stack, image)
     logger.warning("%s: %s", folder, note)
@@ -265,13 +266,18 @@ def _slice_hu(header: DicomHeader) -> Values:
     """Read one slice in HU, with padding turned into air so that it cannot blend into tissue."""
     array = itk.array_from_image(itk.imread(str(header.path), itk.F))
     values = np.asarray(array, dtype=np.float32).reshape(header.size[1], header.size[0])
+    _padding_to_air(values, header)
+    return values
+
+
+def _padding_to_air(values: Values, header: DicomHeader) -> None:
+    """Turn voxels that the scanner has not seen into air, in place."""
     padding = header.number(_PADDING)
     if padding is not None:
         slope, intercept = header.number(_SLOPE), header.number(_INTERCEPT)
         padding_hu = padding * (1.0 if slope is None else slope) + (intercept or 0.0)
         if padding_hu <= _PADDING_BELOW_HU:
             values[values <= padding_hu] = AIR_HU
-    return values
 
 
 def _note(stack: SliceStack, image: Any) -> str:

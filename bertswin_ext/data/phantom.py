@@ -13,13 +13,20 @@ import torch
 from torch import Tensor
 
 from bertswin_ext.data.phantom_anatomy import Anatomy, Points, draw_anatomy, render
-from bertswin_ext.voxels import AIR_HU
+from bertswin_ext.data.phantom_scanner import (
+    FILL_HU,
+    FOV_RADIUS_MM,
+    Scanner,
+    coordinates,
+    draw_grain,
+    draw_scanner,
+    scan,
+    slabs,
+)
 
 __all__ = ["FILL_HU", "FOV_RADIUS_MM", "Phantom", "make_phantom"]
 
-FILL_HU = -1000.0
-FOV_RADIUS_MM = 88.0
-GENERATOR_VERSION = 1  # raise it whenever the same seed gives other voxels
+GENERATOR_VERSION = 2  # raise it whenever the same seed gives other voxels, or the datalist other entries
 _VOXELS_AT_ONCE = 1 << 17
 _SMALLEST_SIZE = 16
 _LARGEST_TILT_DEG = 30.0
@@ -49,18 +56,12 @@ class Phantom:
 
 
 @dataclass(frozen=True)
-class _Scanner:
-    """Where the patient stands in the scanner and what it does to the image; lengths in mm, world of a right joint."""
+class _Patient:
+    """How the patient stands in the scanner; lengths in mm, world of a right joint."""
 
+    side: Side
     joint_center: Array
     pose: Array  # (3, 3), joint frame to world, size of the patient included
-    cupping: float
-    streak_hu: float  # 0 without metal
-    metal: Array
-    streak_phases: Array
-    noise_hu: float
-    noise_sigmas_vox: tuple[float, float]
-    noise_mix: float
 
 
 def make_phantom(
@@ -107,13 +108,13 @@ def make_phantom(
     check_tilt(oblique_deg)
 
     anatomy = draw_anatomy(_rng(seed, "anatomy"))
-    drawn, scanner = _draw_scanner(seed)
-    affine = _place_grid(seed, shape, spacing, oblique_deg, scanner.joint_center)
-    grain = _grain(_rng(seed, "noise"), shape, scanner) if noise else None
-    image, label = _scan(anatomy, scanner, affine, shape, spacing, grain, artefacts)
+    patient, scanner = _draw_scanner(seed)
+    affine = _place_grid(seed, shape, spacing, oblique_deg, patient.joint_center)
+    grain = draw_grain(_rng(seed, "noise"), shape, scanner) if noise else None
+    image, label = _scan(anatomy, patient, scanner, affine, shape, spacing, grain, artefacts)
 
-    right = Phantom(image.numpy(), label.numpy(), affine, _as_point(scanner.joint_center), "right")
-    return _mirrored(right) if (side or drawn) == "left" else right
+    right = Phantom(image.numpy(), label.numpy(), affine, _as_point(patient.joint_center), "right")
+    return _mirrored(right) if (side or patient.side) == "left" else right
 
 
 # --- drawing ---
@@ -123,7 +124,7 @@ def _rng(seed: int, stream: str) -> np.random.Generator:
     return np.random.default_rng((seed, _STREAMS[stream]))
 
 
-def _draw_scanner(seed: int) -> tuple[Side, _Scanner]:
+def _draw_scanner(seed: int) -> tuple[_Patient, Scanner]:
     """Side, position and pose of the patient; strength of what disturbs the image."""
     rng = _rng(seed, "position")
     side: Side = "left" if rng.random() < 0.5 else "right"
@@ -132,19 +133,10 @@ def _draw_scanner(seed: int) -> tuple[Side, _Scanner]:
     center = np.array([radius * math.cos(angle), radius * math.sin(angle), rng.uniform(-15.0, 15.0)])
     pose = _rotation(rng, math.radians(rng.uniform(0.0, 8.0))) * rng.uniform(0.94, 1.06)
 
-    rng = _rng(seed, "scanner")
-    has_metal = rng.random() < 1 / 3
-    return side, _Scanner(
-        joint_center=center,
-        pose=pose,
-        cupping=rng.uniform(0.02, 0.06),
-        streak_hu=rng.uniform(50.0, 130.0) * has_metal,
-        metal=center + np.array([rng.uniform(-40.0, -15.0), rng.uniform(45.0, 65.0), rng.uniform(-15.0, 5.0)]),
-        streak_phases=rng.uniform(0.0, 2.0 * math.pi, size=4),
-        noise_hu=rng.uniform(35.0, 80.0),
-        noise_sigmas_vox=(rng.uniform(0.7, 1.2), rng.uniform(1.8, 2.5)),
-        noise_mix=rng.uniform(0.4, 0.8),
-    )
+    def near_teeth(rng: np.random.Generator) -> Array:
+        return center + np.array([rng.uniform(-40.0, -15.0), rng.uniform(45.0, 65.0), rng.uniform(-15.0, 5.0)])
+
+    return _Patient(side, center, pose), draw_scanner(_rng(seed, "scanner"), near_teeth)
 
 
 def _rotation(rng: np.random.Generator, angle: float) -> Array:
@@ -187,7 +179,8 @@ def _mirrored(right: Phantom) -> Phantom:
 
 def _scan(
     anatomy: Anatomy,
-    scanner: _Scanner,
+    patient: _Patient,
+    scanner: Scanner,
     affine: Array,
     shape: tuple[int, int, int],
     spacing: tuple[float, ...],
@@ -197,75 +190,15 @@ def _scan(
     """Sample the joint slab by slab, so that memory holds little more than the result."""
     image = torch.empty(shape, dtype=torch.float32)
     label = torch.empty(shape, dtype=torch.uint8)
-    step = max(1, _VOXELS_AT_ONCE // (shape[1] * shape[2]))
     edge_mm = max(0.25, float(np.mean(spacing)))
-    to_joint = np.linalg.inv(scanner.pose)
-    for start in range(0, shape[0], step):
-        slab = slice(start, min(start + step, shape[0]))
-        world = _coordinates(affine[:3, :3], affine[:3, 3], slab, shape)
-        offset = to_joint @ (affine[:3, 3] - scanner.joint_center)
-        tissue = render(Points(*_coordinates(to_joint @ affine[:3, :3], offset, slab, shape)), anatomy, edge_mm)
-        hu = _with_artefacts(tissue.hu, world, scanner) if artefacts else tissue.hu
-        if grain is not None:
-            hu = hu + grain[slab] * _noise_level(hu, scanner)
-        seen = world[0].square() + world[1].square() <= FOV_RADIUS_MM**2
-        image[slab] = torch.where(seen, hu, FILL_HU)
+    to_joint = np.linalg.inv(patient.pose)
+    offset = to_joint @ (affine[:3, 3] - patient.joint_center)
+    for slab in slabs(shape, _VOXELS_AT_ONCE):
+        tissue = render(Points(*coordinates(to_joint @ affine[:3, :3], offset, slab, shape)), anatomy, edge_mm)
+        world = coordinates(affine[:3, :3], affine[:3, 3], slab, shape)
+        image[slab], seen = scan(tissue.hu, world, scanner, None if grain is None else grain[slab], artefacts)
         label[slab] = tissue.label * seen
     return image, label
-
-
-def _coordinates(matrix: Array, offset: Array, slab: slice, shape: tuple[int, int, int]) -> list[Tensor]:
-    """``matrix @ (i, j, k) + offset`` of the voxels of a slab, one float32 tensor per coordinate."""
-    i = torch.arange(slab.start, slab.stop, dtype=torch.float64)[:, None, None]
-    j = torch.arange(shape[1], dtype=torch.float64)[None, :, None]
-    k = torch.arange(shape[2], dtype=torch.float64)[None, None, :]
-    rows = zip(matrix.tolist(), offset.tolist(), strict=True)
-    return [(i * m[0] + t + j * m[1]).float() + (k * m[2]).float() for m, t in rows]
-
-
-def _with_artefacts(hu: Tensor, world: Sequence[Tensor], scanner: _Scanner) -> Tensor:
-    """Cupping lowers what lies near the scanner's axis; streaks fan out from metal, in its own slices only."""
-    x, y, z = world
-    rim = (x.square() + y.square()) / FOV_RADIUS_MM**2
-    hu = (hu - AIR_HU) * (1.0 - scanner.cupping * (1.0 - rim)) + AIR_HU
-    if scanner.streak_hu == 0:
-        return hu
-    metal = scanner.metal.tolist()
-    dx, dy = x - metal[0], y - metal[1]
-    angle, distance = torch.atan2(dy, dx), (dx.square() + dy.square()).sqrt()
-    # products of waves around the metal are narrow rays of uneven strength
-    waves = [torch.cos(m * angle + p) for m, p in zip((11, 17, 29, 43), scanner.streak_phases.tolist(), strict=True)]
-    rays = waves[0] * waves[1] + waves[2] * waves[3]
-    level = torch.exp((z - metal[2]).square() / (-2.0 * 5.0**2))
-    return hu + scanner.streak_hu * rays * level * (45.0 / (distance + 10.0))
-
-
-def _noise_level(hu: Tensor, scanner: _Scanner) -> Tensor:
-    """Standard deviation in HU: bone is noisier than air because fewer photons pass it."""
-    return scanner.noise_hu * torch.exp(0.0004 * hu.clamp(-1000.0, 2000.0))
-
-
-def _grain(rng: np.random.Generator, shape: tuple[int, int, int], scanner: _Scanner) -> Tensor:
-    """A mix of fine and coarse correlated noise, of about unit deviation."""
-    fine, coarse = (
-        _blurred(torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)), sigma)
-        for sigma in scanner.noise_sigmas_vox
-    )
-    mix = scanner.noise_mix
-    return fine.mul_(mix).add_(coarse, alpha=1.0 - mix).div_(math.hypot(mix, 1.0 - mix))
-
-
-def _blurred(white: Tensor, sigma_vox: float) -> Tensor:
-    """Periodic Gaussian filter that keeps white noise at unit deviation."""
-    radius = math.ceil(3.0 * sigma_vox)
-    kernel = [math.exp(-0.5 * (t / sigma_vox) ** 2) for t in range(-radius, radius + 1)]
-    norm = math.sqrt(sum(w * w for w in kernel))
-    for axis, n in enumerate(white.shape):
-        padded = torch.cat([white.narrow(axis, n - radius, radius), white, white.narrow(axis, 0, radius)], axis)
-        white = torch.zeros_like(white)
-        for t, weight in enumerate(kernel):
-            white.add_(padded.narrow(axis, t, n), alpha=weight / norm)
-    return white
 
 
 # --- checks ---

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import os
@@ -12,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
+from bertswin_ext.data.nifti_files import whole_hu, write_nifti
 from bertswin_ext.data.phantom import (
     GENERATOR_VERSION,
     Phantom,
@@ -26,10 +24,10 @@ from bertswin_ext.data.phantom import (
     checked_spacings,
     make_phantom,
 )
+from bertswin_ext.data.phantom_scanner import FOV_RADIUS_MM
+from bertswin_ext.geometry import FieldOfView
 
 __all__ = ["write_phantoms"]
-
-Array = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +108,8 @@ def _write_all(directory: Path, parameters: dict[str, Any]) -> None:
             oblique_deg=parameters["oblique_deg"],
         )
         entry = _entry(n, phantom, parameters["num_folds"])
-        hu = np.clip(np.rint(phantom.image), -32768, 32767).astype(np.int16)
-        _write_nifti(directory / entry["image"], hu, phantom.affine)
-        _write_nifti(directory / entry["label"], phantom.label, phantom.affine)
+        write_nifti(directory / entry["image"], whole_hu(phantom.image), phantom.affine)
+        write_nifti(directory / entry["label"], phantom.label, phantom.affine)
         training.append(entry)
     datalist = {
         "description": "Synthetic cone-beam CT of temporomandibular joints, made by bertswin_ext; "
@@ -130,18 +127,9 @@ def _entry(n: int, phantom: Phantom, num_folds: int) -> dict[str, Any]:
         "patient": f"phantom-{n:04d}",
         "joint": phantom.side,
         "center_mm": [round(c, 3) for c in phantom.joint_center_mm],
+        "fov": FieldOfView((0.0, 0.0, 0.0), FOV_RADIUS_MM).to_item(),
         "fold": n % num_folds,
     }
-
-
-def _write_nifti(path: Path, volume: npt.NDArray[Any], affine: Array) -> None:
-    """Both of NIfTI's transforms hold the affine; the gzip header holds neither name nor time."""
-    nifti = nib.Nifti1Image(volume, affine)
-    nifti.set_sform(affine, code="scanner")
-    nifti.set_qform(affine, code="scanner")
-    nifti.header.set_xyzt_units("mm")
-    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as zipped:
-        zipped.write(nifti.to_bytes())
 
 
 def _publish(unfinished: Path, target: Path, parameters: dict[str, Any]) -> None:

@@ -18,8 +18,7 @@ from monai.utils import MetaKeys, ensure_tuple
 from nibabel.openers import ImageOpener
 
 from bertswin_ext.data.dicom_series import is_dicom_file, read_header, read_multi_frame, read_series
-from bertswin_ext.data.volume_error import VolumeError
-from bertswin_ext.errors import times
+from bertswin_ext.errors import VolumeError, times
 
 logger = logging.getLogger(__name__)
 

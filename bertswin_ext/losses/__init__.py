@@ -2,7 +2,7 @@
 
 from bertswin_ext.losses.masked import MaskedL2Loss, masked_l2
 from bertswin_ext.losses.reconstruction import ReconstructionLoss
-from bertswin_ext.losses.structure import SubpatchStructureLoss, structure_terms
+from bertswin_ext.losses.structure import SubpatchStructureLoss, structure_errors, structure_terms
 from bertswin_ext.losses.tissue import TissueWeightedLoss, bone_surface_shell
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "TissueWeightedLoss",
     "bone_surface_shell",
     "masked_l2",
+    "structure_errors",
     "structure_terms",
 ]

@@ -22,7 +22,7 @@ def masked_l2(input: torch.Tensor, target: torch.Tensor, scored: torch.Tensor) -
     Returns:
         A scalar, 0 when nothing is scored.
     """
-    return mean_over_scored((input - target) ** 2, scored)
+    return mean_over_scored(((input - target) ** 2).mean(dim=-1), scored)
 
 
 class MaskedL2Loss(ReconstructionLoss):

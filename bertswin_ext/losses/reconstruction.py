@@ -23,15 +23,15 @@ def scored_tokens(masked: torch.Tensor, valid: torch.Tensor | None = None, score
 
 
 def mean_over_scored(values: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
-    """Mean of (b, n, ...) over the scored tokens (b, n); 0 where none is scored."""
-    per_token = values.flatten(2).mean(dim=2)
-    return torch.where(scored, per_token, 0.0).sum() / scored.sum().clamp(min=1)
+    """Mean of (b, n) over the scored tokens (b, n); 0 where none is scored."""
+    return torch.where(scored, values, 0.0).sum() / scored.sum().clamp(min=1)
 
 
 class ReconstructionLoss(nn.Module):
     """Base of the losses that compare a reconstruction with its volume, patch by patch.
 
-    A subclass names its terms in ``term_names`` and computes them in `patch_terms`.
+    A subclass names its terms in ``term_names``, computes them in `patch_terms`, and says in ``uses_label`` whether it
+    makes use of labels.
 
     Args:
         patch_size: edge of a token in voxels.
@@ -40,8 +40,8 @@ class ReconstructionLoss(nn.Module):
 
     Shape:
         - input: mapping with ``reconstruction`` (b, c, i, j, k) and ``masked`` (b, n) bool.
-        - target: the volume (b, c, i, j, k), or a mapping with ``image`` and, where known, ``valid`` (b, n) bool and
-          ``label`` (b, 1, i, j, k).
+        - target: the volume (b, c, i, j, k), or a mapping with ``image`` and, where known, ``valid`` (b, n) bool,
+          ``label`` (b, 1, i, j, k) and ``has_label`` (b,) bool.
         - output: a scalar.
 
     Raises:
@@ -49,6 +49,7 @@ class ReconstructionLoss(nn.Module):
     """
 
     term_names: tuple[str, ...] = ()
+    uses_label: bool = False
 
     def __init__(self, patch_size: int, loss_weights: tuple[float, ...] = (1.0,), score_invalid: bool = False) -> None:
         super().__init__()

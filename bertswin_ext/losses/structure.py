@@ -9,10 +9,34 @@ from einops import rearrange
 
 from bertswin_ext.losses.reconstruction import ReconstructionLoss, mean_over_scored
 
-__all__ = ["SubpatchStructureLoss", "structure_terms"]
+__all__ = ["SubpatchStructureLoss", "structure_errors", "structure_terms"]
 
 # far below any variance that float32 can tell from zero: only keeps the gradient of the root finite
 _TINY_VARIANCE = 1e-24
+
+
+def structure_errors(
+    input: torch.Tensor, target: torch.Tensor, patch_size: int, subpatch_size: int = 8, eps: float = 1e-8
+) -> dict[str, torch.Tensor]:
+    """Brightness, contrast and structure of every token, of which a term is the mean over some.
+
+    Args:
+        input: predicted patches (b, n, c*p*p*p).
+        target: true patches, likewise.
+        patch_size: edge of a patch in voxels.
+        subpatch_size: edge of a sub-patch in voxels, a divisor of ``patch_size``.
+        eps: added to the standard deviations before dividing by them.
+
+    Returns:
+        Three tensors (b, n).
+    """
+    mean_p, std_p, shape_p = _statistics(_subpatches(input, patch_size, subpatch_size), eps)
+    mean_t, std_t, shape_t = _statistics(_subpatches(target, patch_size, subpatch_size), eps)
+    return {
+        "brightness": ((mean_p - mean_t) ** 2).mean(dim=-1),
+        "contrast": ((std_p - std_t) ** 2).mean(dim=-1),
+        "structure": ((shape_p - shape_t) ** 2).flatten(2).mean(dim=-1),
+    }
 
 
 def structure_terms(
@@ -23,26 +47,9 @@ def structure_terms(
     subpatch_size: int = 8,
     eps: float = 1e-8,
 ) -> dict[str, torch.Tensor]:
-    """Brightness, contrast and structure of the sub-patches of the scored patches.
-
-    Args:
-        input: predicted patches (b, n, c*p*p*p).
-        target: true patches, likewise.
-        scored: (b, n) bool.
-        patch_size: edge of a patch in voxels.
-        subpatch_size: edge of a sub-patch in voxels, a divisor of ``patch_size``.
-        eps: added to the standard deviations before dividing by them.
-
-    Returns:
-        Three scalars, 0 when nothing is scored.
-    """
-    mean_p, std_p, shape_p = _statistics(_subpatches(input, patch_size, subpatch_size), eps)
-    mean_t, std_t, shape_t = _statistics(_subpatches(target, patch_size, subpatch_size), eps)
-    return {
-        "brightness": mean_over_scored((mean_p - mean_t) ** 2, scored),
-        "contrast": mean_over_scored((std_p - std_t) ** 2, scored),
-        "structure": mean_over_scored((shape_p - shape_t) ** 2, scored),
-    }
+    """Means of `structure_errors` over the scored tokens (b, n) bool: three scalars, 0 when nothing is scored."""
+    errors = structure_errors(input, target, patch_size, subpatch_size, eps)
+    return {name: mean_over_scored(error, scored) for name, error in errors.items()}
 
 
 class SubpatchStructureLoss(ReconstructionLoss):

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from bertswin_ext.data.datalist import Datalist, load_datalist
+from bertswin_ext.data.phantom import GENERATOR_VERSION
 from bertswin_ext.data.phantom_files import write_phantoms
 
 __all__ = ["open_datalist"]
@@ -52,7 +53,7 @@ def open_datalist(
 def _phantoms(parent: Path, arguments: Mapping[str, Any]) -> Path:
     """The datalist of the phantoms, written by the first process that gets here."""
     name = "_".join(f"{key}-{value}" for key, value in sorted(arguments.items()))
-    folder = parent / f"phantoms_{name}".replace(" ", "").replace("/", "-")
+    folder = parent / f"phantoms_v{GENERATOR_VERSION}_{name}".replace(" ", "").replace("/", "-")
     if not dist.is_initialized() or dist.get_rank() == 0:
         logger.warning("no `dataset_dir` given: using synthetic TMJ phantoms in %s", folder)
         write_phantoms(folder, **arguments)

@@ -6,31 +6,42 @@ from collections.abc import Sequence
 from typing import Any
 
 from monai.transforms import (
-    CenterSpatialCropd,
     Compose,
+    CopyItemsd,
     EnsureChannelFirstd,
     EnsureTyped,
     LoadImaged,
     Orientationd,
-    RandSpatialCropd,
     ScaleIntensityRanged,
-    SelectItemsd,
     Spacingd,
     SpatialPadd,
     Transform,
 )
 
 from bertswin_ext.transforms.checks import CheckSized, CheckVolumed
+from bertswin_ext.transforms.ct_noise import RandCTNoised
+from bertswin_ext.transforms.fov import TokenValidityd
+from bertswin_ext.transforms.hu_warp import RandHUWarpd
+from bertswin_ext.transforms.joint_crop import RandJointCropd
+from bertswin_ext.transforms.labelled import Labelledd
 from bertswin_ext.transforms.masking import RandTokenNoised
-from bertswin_ext.voxels import VOXELS
+from bertswin_ext.transforms.resample_crop import ResampleCropd
+from bertswin_ext.transforms.seed import RandSeedd
+from bertswin_ext.transforms.stored import OpenStoredd
+from bertswin_ext.voxels import AIR_HU, VOXELS
 
-__all__ = ["pretraining_transforms", "volume_preprocessing"]
+__all__ = ["device_transforms", "normalization", "pretraining_transforms", "volume_preprocessing"]
+
+_LABEL_PADDING = 0
 
 
 def volume_preprocessing(
-    roi_size: int | Sequence[int], spacing_mm: float | Sequence[float] = VOXELS.spacing_mm, reader: Any = None
+    roi_size: int | Sequence[int],
+    spacing_mm: float | Sequence[float] = VOXELS.spacing_mm,
+    reader: Any = None,
+    with_label: bool = False,
 ) -> list[Transform]:
-    """From a file to a checked volume in the network's voxels: RAS axes, resampled, clipped, standardized.
+    """From a file to a checked volume in the network's voxels: RAS axes, resampled, still in HU.
 
     Resampling gives round((n - 1) * old / new) + 1 voxels, which is one less than fit into the volume when the spacing
     is halved. So a volume that is one voxel short of the crop is padded with its outermost voxels; a smaller one is
@@ -40,28 +51,35 @@ def volume_preprocessing(
         roi_size: voxels per axis of the crop that must fit in.
         spacing_mm: edge of a voxel, one number or three.
         reader: reader of the files, MONAI's choice when None.
+        with_label: do the same with ``label``, where an item has one.
 
     Returns:
-        Transforms of ``image``.
+        Transforms of ``image``, and of ``label``.
     """
     spacing = [spacing_mm] * 3 if isinstance(spacing_mm, (int, float)) else list(spacing_mm)
+    keys = ["image", "label"] if with_label else ["image"]
+    optional = {"keys": keys, "allow_missing_keys": True}
     return [
-        LoadImaged(keys="image", reader=reader),
-        EnsureChannelFirstd(keys="image"),
+        LoadImaged(**optional, reader=reader),
+        EnsureChannelFirstd(**optional),
         CheckVolumed(keys="image"),
-        Orientationd(keys="image", axcodes="RAS", labels=None),
-        Spacingd(keys="image", pixdim=spacing, mode="bilinear"),
+        Orientationd(**optional, axcodes="RAS", labels=None),
+        Spacingd(**optional, pixdim=spacing, mode=["bilinear", "nearest"][: len(keys)]),
         CheckSized(keys="image", roi_size=roi_size, tolerance_vox=1),
-        SpatialPadd(keys="image", spatial_size=roi_size, mode="edge"),
-        ScaleIntensityRanged(
-            keys="image",
-            a_min=VOXELS.min_hu,
-            a_max=VOXELS.max_hu,
-            b_min=VOXELS.normalized(VOXELS.min_hu),
-            b_max=VOXELS.normalized(VOXELS.max_hu),
-            clip=True,
-        ),
+        SpatialPadd(**optional, spatial_size=roi_size, mode="edge"),
     ]
+
+
+def normalization(keys: str | Sequence[str] = "image") -> Transform:
+    """Clip HU to the training window and standardize them, as the network wants to see them."""
+    return ScaleIntensityRanged(
+        keys=keys,
+        a_min=VOXELS.min_hu,
+        a_max=VOXELS.max_hu,
+        b_min=VOXELS.normalized(VOXELS.min_hu),
+        b_max=VOXELS.normalized(VOXELS.max_hu),
+        clip=True,
+    )
 
 
 def pretraining_transforms(
@@ -70,28 +88,78 @@ def pretraining_transforms(
     spacing_mm: float | Sequence[float] = VOXELS.spacing_mm,
     random: bool = True,
     reader: Any = None,
+    prepared: bool = False,
+    with_label: bool = False,
+    core_size: int | Sequence[int] | None = None,
+    rotate_range_deg: float = 12.0,
+    scale_range: Sequence[float] = (0.9, 1.1),
 ) -> Compose:
-    """From a file to a training sample: ``image`` (1, i, j, k) and ``noise`` (n,).
+    """What a loader's worker does: from an item of a datalist to the voxels of a crop; `device_transforms` finishes it.
 
     Args:
         roi_size: voxels per axis of the crop.
         patch_size: edge of a token in voxels.
         spacing_mm: edge of a voxel, one number or three.
-        random: crop anywhere; False crops the centre, for validation.
+        random: crop at random round the joint, or anywhere where an item has no ``center_mm``; False crops the middle,
+            for validation.
         reader: reader of the files, MONAI's choice when None.
+        prepared: the volumes were written by ``python -m bertswin_ext prepare``, and only the box is read.
+        with_label: hand on the labels of the items that have one.
+        core_size: voxels round the joint that stay inside every crop; 140 of 224 when None.
+        rotate_range_deg: largest rotation about each axis.
+        scale_range: smallest and largest scale.
 
     Returns:
         The chain; what comes before the crop is deterministic and can be cached.
     """
-    crop = RandSpatialCropd(keys="image", roi_size=roi_size, random_size=False)
-    if not random:
-        crop = CenterSpatialCropd(keys="image", roi_size=roi_size)
+    keys = ["image", "label"] if with_label else ["image"]
+    volumes = volume_preprocessing(roi_size, spacing_mm, reader, with_label)
+    if prepared:
+        volumes = [OpenStoredd(keys, spacing_mm, allow_missing_keys=True)]
+    crop = RandJointCropd(
+        keys,
+        roi_size,
+        core_size=core_size,
+        rotate_range_deg=rotate_range_deg,
+        scale_range=scale_range,
+        random=random,
+        allow_missing_keys=True,
+    )
+    return Compose([*volumes, crop, RandTokenNoised(roi_size, patch_size), RandSeedd()])
+
+
+def device_transforms(
+    patch_size: int, with_label: bool = False, warp_prob: float = 0.0, noise_prob: float = 0.0
+) -> Compose:
+    """What is left to do with a crop, on a GPU if there is one: one resampling, the field of view, and disturbances.
+
+    Args:
+        patch_size: edge of a token in voxels.
+        with_label: also resample labels; items without one get an empty one, and ``has_label`` False.
+        warp_prob: how often HU are warped.
+        noise_prob: how often noise is added.
+
+    Returns:
+        The chain, which makes of a crop: ``image`` (1, i, j, k), standardized; ``input``, the same disturbed; ``valid``
+        (n,), which tokens lie in the field of view; ``noise`` (n,); and, with labels, ``label`` (1, i, j, k) and
+        ``has_label``.
+    """
+    keys = ["image", "label"] if with_label else ["image"]
     return Compose(
         [
-            *volume_preprocessing(roi_size, spacing_mm, reader),
-            crop,
-            RandTokenNoised(roi_size, patch_size),
-            SelectItemsd(keys=["image", "noise"]),
-            EnsureTyped(keys=["image", "noise"], track_meta=False),
+            ResampleCropd(
+                keys,
+                mode=["bilinear", "nearest"][: len(keys)],
+                fill=[AIR_HU, _LABEL_PADDING][: len(keys)],
+                track_meta=False,
+                allow_missing_keys=True,
+            ),
+            TokenValidityd(patch_size),
+            *([Labelledd()] if with_label else []),
+            CopyItemsd("image", names="input"),
+            RandHUWarpd("input", prob=warp_prob),
+            RandCTNoised("input", prob=noise_prob),
+            normalization(["image", "input"]),
+            EnsureTyped(["image", "input"], track_meta=False),
         ]
     )

@@ -72,7 +72,19 @@ def test_training_and_validation_agree(bundle):
     parser = merged(bundle, "train")
     train, validate = dict(parser["train::preprocessing"]), dict(parser["validate::preprocessing"])
     assert validate.pop("random") is False
+    for augmentation in ("core_size", "rotate_range_deg", "scale_range"):
+        del train[augmentation]
     assert train == validate
+    train, validate = dict(parser["train::device_transforms"]), dict(parser["validate::device_transforms"])
+    assert {train.pop("warp_prob"), train.pop("noise_prob")} == {"@warp_prob", "@noise_prob"}
+    assert train == validate
+
+
+def test_the_papers_augmentation(bundle):
+    """arXiv 2512.21769, section 4."""
+    parser = merged(bundle, "train")
+    names = ("img_size", "core_size", "rotate_range_deg", "scale_range", "warp_prob", "noise_prob")
+    assert [parser[name] for name in names] == [224, None, 12.0, [0.9, 1.1], 0.8, 0.5]
 
 
 def test_the_resume_dictionary_is_complete(bundle):

@@ -55,7 +55,7 @@ def contents(directory):
 def test_datalist(written):
     datalist = json.loads(written.read_text())
     assert datalist["phantom"] == {
-        "generator_version": 1,
+        "generator_version": 2,
         "count": 3,
         "size": [24, 24, 24],
         "spacing_mm": [1.6, 1.6, 1.6],
@@ -139,7 +139,7 @@ def test_an_empty_directory_is_filled(tmp_path):
 
 
 def test_a_crash_leaves_nothing(tmp_path, monkeypatch):
-    write_nifti, calls = module._write_nifti, []
+    write_nifti, calls = module.write_nifti, []
 
     def crash(*arguments):
         calls.append(arguments)
@@ -147,7 +147,7 @@ def test_a_crash_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write_nifti(*arguments)
 
-    monkeypatch.setattr(module, "_write_nifti", crash)
+    monkeypatch.setattr(module, "write_nifti", crash)
     with pytest.raises(KeyboardInterrupt):
         write_phantoms(tmp_path / "set", count=2, **SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from monai.transforms import Compose, Lambdad, RandGaussianNoised
 
+from bertswin_ext.data import Uncollated
 from bertswin_ext.engines import PreparePretrainingBatch
 
 BATCH = {"image": torch.rand(2, 1, 4, 4, 4), "noise": torch.rand(2, 8)}
@@ -50,3 +52,49 @@ def test_what_a_batch_lacks_is_named():
         PreparePretrainingBatch(target_key="clean")(BATCH)
     with pytest.raises(ValueError, match=r"A batch must have image, found no tensor\."):
         PreparePretrainingBatch()({"patient": ["a"]})
+
+
+def samples(*seeds):
+    """Boxes of different sizes."""
+    return Uncollated([{"image": torch.ones(1, 4 + n, 4, 4), "seed": seed} for n, seed in enumerate(seeds)])
+
+
+def finishing():
+    cut = Lambdad("image", lambda image: image[:, :4])
+    return Compose([cut, RandGaussianNoised("image", prob=1.0)])
+
+
+def test_samples_are_finished_and_stacked():
+    image, target, _, _ = PreparePretrainingBatch(finishing())(samples(1, 2, 1))
+    assert image.shape == (3, 1, 4, 4, 4)
+    assert target["image"] is image
+
+
+def test_what_is_drawn_on_the_device_is_the_seed_of_the_sample():
+    image, *_ = PreparePretrainingBatch(finishing())(samples(1, 2, 1))
+    assert torch.equal(image[0], image[2])
+    assert not torch.equal(image[0], image[1])
+    again, *_ = PreparePretrainingBatch(finishing())(samples(2))
+    assert torch.equal(again[0], image[1])
+
+
+def test_samples_without_a_transform_are_stacked_as_they_are():
+    image, _, _, kwargs = PreparePretrainingBatch()(
+        Uncollated([{"image": torch.ones(1, 2, 2, 2), "noise": torch.ones(8)}])
+    )
+    assert image.shape == (1, 1, 2, 2, 2)
+    assert kwargs["noise"].shape == (1, 8)
+
+
+def test_a_sample_that_lacks_something_is_not_dropped_silently():
+    one, other = {"image": torch.ones(1, 2), "valid": torch.ones(8) > 0}, {"image": torch.ones(1, 2)}
+    with pytest.raises(ValueError, match="must have the same entries; some lack valid"):
+        PreparePretrainingBatch()(Uncollated([one, other]))
+
+
+def test_a_transforms_error_comes_out_as_it_is():
+    def fail(image):
+        raise ValueError("a.nii: no token of the crop lies in the scan")
+
+    with pytest.raises(ValueError, match=r"^a\.nii: no token"):
+        PreparePretrainingBatch(Compose([Lambdad("image", fail)]))(samples(1))

@@ -21,7 +21,7 @@ def save(folder, *names):
 def test_phantoms_when_nothing_is_given(tmp_path, caplog, nothing):
     with caplog.at_level(logging.INFO):
         datalist = open_datalist(nothing, tmp_path / "data", PHANTOMS, fold=1)
-    folder = tmp_path / "data" / "phantoms_count-3_seed-1_size-16_spacing_mm-2.0"
+    folder = tmp_path / "data" / "phantoms_v2_count-3_seed-1_size-16_spacing_mm-2.0"
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == [f"no `dataset_dir` given: using synthetic TMJ phantoms in {folder}"]
     assert f"2 training and 1 validation volumes from {folder / 'datalist.json'}" in caplog.text
@@ -43,8 +43,8 @@ def test_other_phantoms_get_another_folder(tmp_path):
     for size in (16, [16, 18, 20]):
         open_datalist("", tmp_path, {**PHANTOMS, "count": 2, "size": size})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "phantoms_count-2_seed-1_size-16_spacing_mm-2.0",
-        "phantoms_count-2_seed-1_size-[16,18,20]_spacing_mm-2.0",
+        "phantoms_v2_count-2_seed-1_size-16_spacing_mm-2.0",
+        "phantoms_v2_count-2_seed-1_size-[16,18,20]_spacing_mm-2.0",
     ]
 
 

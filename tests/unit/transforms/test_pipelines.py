@@ -10,7 +10,14 @@ import torch
 from monai.transforms import Compose
 
 from bertswin_ext.data import SeededDataset, VolumeReader
-from bertswin_ext.transforms.pipelines import pretraining_transforms, volume_preprocessing
+from bertswin_ext.geometry import moved
+from bertswin_ext.stored_volume import write_stored_volume
+from bertswin_ext.transforms.pipelines import (
+    device_transforms,
+    normalization,
+    pretraining_transforms,
+    volume_preprocessing,
+)
 
 SIZE = (10, 12, 14)
 SPACING_MM = 0.5
@@ -27,8 +34,14 @@ def ramp(size=SIZE, dtype=np.int16):
     return np.linspace(-1500, 2500, int(np.prod(size))).reshape(size).astype(dtype)
 
 
-def chain(roi_size=8, random=True, spacing_mm=SPACING_MM):
-    return pretraining_transforms(roi_size, 4, spacing_mm, random=random, reader=VolumeReader())
+def loading(roi_size=8, random=True, spacing_mm=SPACING_MM, **arguments):
+    return pretraining_transforms(roi_size, 4, spacing_mm, random=random, reader=VolumeReader(), **arguments)
+
+
+def chain(roi_size=8, random=True):
+    """Both halves, without rotation and scale, so that a crop is a copy."""
+    upright = {"rotate_range_deg": 0.0, "scale_range": (1.0, 1.0)}
+    return Compose([loading(roi_size, random, **upright), device_transforms(4)]).flatten()
 
 
 def standardized(hu):
@@ -38,7 +51,7 @@ def standardized(hu):
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_clipped_and_standardized(tmp_path, dtype):
     array = ramp(dtype=dtype)
-    transform = Compose(volume_preprocessing(8, SPACING_MM, VolumeReader()))
+    transform = Compose([*volume_preprocessing(8, SPACING_MM, VolumeReader()), normalization()])
     image = transform(save(tmp_path, array))["image"]
     assert image.shape == (1, *SIZE)
     assert image.dtype == torch.float32
@@ -65,7 +78,7 @@ def test_one_lit_voxel_lands_where_it_is_in_the_world(tmp_path, order, signs):
     image = transform(save(tmp_path, np.ascontiguousarray(stored), affine))["image"]
     assert image.shape == (1, *SIZE)
     assert np.unravel_index(int(image[0].argmax()), SIZE) == tuple(where)
-    assert (image[0] > standardized(AIR) + 0.1).sum() == 1
+    assert (image[0] > AIR + 100).sum() == 1
     np.testing.assert_allclose(image.affine.numpy(), np.diag([SPACING_MM] * 3 + [1.0]), atol=1e-6)
 
 
@@ -83,7 +96,7 @@ def test_the_spacing_is_the_contracts_by_default(tmp_path):
 
 def test_a_centre_crop_to_validate_and_random_crops_to_train(tmp_path):
     item = save(tmp_path, ramp())
-    whole = Compose(volume_preprocessing(8, SPACING_MM, VolumeReader()))(item)["image"].as_tensor()
+    whole = Compose([*volume_preprocessing(8, SPACING_MM, VolumeReader()), normalization()])(item)["image"].as_tensor()
     centre = chain(random=False)
     assert torch.equal(centre(item)["image"], whole[:, 1:9, 2:10, 3:11])
     assert torch.equal(centre(item)["image"], centre(item)["image"])
@@ -121,22 +134,112 @@ def test_a_volume_as_large_as_the_crop_fits_after_resampling(tmp_path, random):
 @pytest.mark.parametrize("random", [True, False])
 def test_plain_tensors_come_out(tmp_path, random):
     sample = chain(random=random)(save(tmp_path, ramp()))
-    assert set(sample) == {"image", "noise"}
-    assert {type(value) for value in sample.values()} == {torch.Tensor}
-    assert sample["image"].shape == (1, 8, 8, 8)
-    assert sample["noise"].shape == (8,)
+    tensors = {key: value for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    assert set(tensors) == {"image", "input", "noise", "valid"}
+    assert {type(value) for value in tensors.values()} == {torch.Tensor}
+    assert sample["image"].shape == sample["input"].shape == (1, 8, 8, 8)
+    assert sample["noise"].shape == sample["valid"].shape == (8,)
 
 
 @pytest.mark.parametrize("random", [True, False])
 def test_what_comes_before_the_crop_is_cached(tmp_path, random):
     dataset = SeededDataset([save(tmp_path, ramp())], chain(random=random))
-    assert dataset._cache[0]["image"].shape[1:] == (SIZE if random else (8, 8, 8))
+    assert dataset._cache[0]["image"].shape[1:] == SIZE
     assert "noise" not in dataset._cache[0]
     first = dataset[0, 1]
     others = [dataset[0, seed] for seed in range(2, 8)]
     assert all(torch.equal(other["image"], first["image"]) for other in others) is not random
     assert not any(torch.equal(other["noise"], first["noise"]) for other in others)
     assert torch.equal(dataset[0, 1]["image"], first["image"])
+
+
+def store(folder, array, label=None):
+    """A prepared volume and, with it, its label."""
+    affine = np.diag([SPACING_MM] * 3 + [1.0])
+    item = {"image": str(folder / "a.nii"), "patient": "x", "center_mm": [2.5, 3.0, 3.0], "joint": "right"}
+    write_stored_volume(item["image"], array, affine)
+    if label is not None:
+        item["label"] = str(folder / "b.nii")
+        write_stored_volume(item["label"], label, affine)
+    return item
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_a_prepared_volume_gives_the_crop_of_the_raw_one(tmp_path, random):
+    """Read by the box and resampled, or loaded whole: the same."""
+    item = store(tmp_path, ramp())
+    raw, prepared = ({**item, **loading(random=random, prepared=p).set_random_state(5)(item)} for p in (False, True))
+    assert prepared["image"].dtype == torch.int16
+    assert type(prepared["image"]) is torch.Tensor
+    one, other = (device_transforms(4)(sample) for sample in (raw, prepared))
+    torch.testing.assert_close(one["image"], other["image"], atol=1e-4, rtol=0)
+    assert torch.equal(one["valid"], other["valid"])
+
+
+def test_crops_are_right_in_the_world(tmp_path):
+    """Values that are linear in the world tell where the voxels of a turned and scaled crop come from."""
+    size = (40, 36, 32)
+    affine = np.diag([SPACING_MM] * 3 + [1.0])
+    world = moved(affine, np.moveaxis(np.indices(size), 0, -1))
+    item = store(tmp_path, np.rint(world @ [40.0, 0.0, 0.0] - 400).astype(np.int16))
+    item["center_mm"] = [9.0, 9.0, 8.0]
+    sample = loading(12, prepared=True).set_random_state(2)(item)
+    finished = device_transforms(4)(sample)
+    assert finished["valid"].all()
+    expected = moved(sample["crop"].crop_affine, np.moveaxis(np.indices((12, 12, 12)), 0, -1)) @ [40.0, 0.0, 0.0] - 400
+    np.testing.assert_allclose(finished["image"][0].numpy(), standardized(expected), atol=1e-4)
+
+
+def test_labels_come_where_there_are_some(tmp_path):
+    label = (ramp() > 0).astype(np.uint8)
+    item = store(tmp_path, ramp(), label)
+    for prepared in (True, False):
+        with_label = Compose([loading(prepared=prepared, with_label=True), device_transforms(4, with_label=True)])
+        sample = with_label.set_random_state(1)(item)
+        assert sample["has_label"].item() is True
+        assert sample["label"].dtype == torch.uint8
+        assert ((sample["image"] > standardized(0)) == (sample["label"] > 0)).float().mean() > 0.9
+        del (bare := dict(item))["label"]
+        sample = with_label.set_random_state(1)(bare)
+        assert sample["has_label"].item() is False
+        assert not sample["label"].any()
+        assert "label" not in loading(prepared=prepared)(bare)
+
+
+def test_disturbances_reach_the_input_and_never_the_target(tmp_path):
+    item = store(tmp_path, ramp())
+    sample = loading(prepared=True).set_random_state(0)(item)
+    calm = device_transforms(4).set_random_state(0)(sample)
+    disturbed = device_transforms(4, warp_prob=1.0, noise_prob=1.0).set_random_state(0)(sample)
+    assert torch.equal(calm["input"], calm["image"])
+    assert torch.equal(disturbed["image"], calm["image"])
+    assert (disturbed["input"] - disturbed["image"]).abs().max() > 0.01
+
+
+def test_a_left_joint_is_seen_as_a_right_one(tmp_path):
+    array = ramp((16, 16, 16))
+    left = {**store(tmp_path, array), "joint": "left", "center_mm": [3.75, 3.75, 3.75]}
+    (tmp_path / "mirrored").mkdir()
+    right = {**store(tmp_path / "mirrored", np.ascontiguousarray(array[::-1])), "center_mm": [3.75, 3.75, 3.75]}
+    one, other = (Compose([loading(random=False, prepared=True), device_transforms(4)])(x) for x in (left, right))
+    assert torch.equal(one["image"], other["image"])
+
+
+def test_tokens_outside_the_field_of_view_are_not_valid(tmp_path):
+    item = store(tmp_path, ramp((16, 16, 16)))
+    item["fov"] = {"center_mm": [0.0, 3.75, 0.0], "radius_mm": 4.0}
+    sample = Compose([loading(16, random=False, prepared=True), device_transforms(4)])(item)
+    valid = sample["valid"].reshape(4, 4, 4)
+    assert valid[0, 1].all()
+    assert not valid[3].any()
+    assert torch.equal(valid, valid[..., :1].expand(4, 4, 4))
+
+
+def test_a_prepared_volume_of_another_spacing_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"1 of 1 volumes cannot be used:\n  - .*a\.nii: was prepared with voxels of 0\.5"
+    ):
+        SeededDataset([store(tmp_path, ramp())], loading(spacing_mm=0.2, prepared=True))
 
 
 def with_nan():
