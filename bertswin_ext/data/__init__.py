@@ -1,25 +1,50 @@
-"""Data: datalists, volumes, phantoms, and the training stream."""
+"""Data: datalists, volumes, preparation, phantoms, and the training stream."""
 
 from bertswin_ext.data.datalist import Datalist, load_datalist
 from bertswin_ext.data.datalist_check import check_datalist
-from bertswin_ext.data.phantom import Phantom, make_phantom
-from bertswin_ext.data.phantom_files import write_phantoms
+from bertswin_ext.data.phantoms.jaw_map import DENTAL_SEGMENTATOR
+from bertswin_ext.data.phantoms.phantom import Phantom, make_phantom
+from bertswin_ext.data.phantoms.phantom_files import write_phantoms
+from bertswin_ext.data.phantoms.semi_synthetic import SemiSynthetic, make_semi_synthetic, write_semi_synthetic
+from bertswin_ext.data.preparation.condyles import find_condyles
+from bertswin_ext.data.preparation.fov_estimate import estimate_field_of_view
+from bertswin_ext.data.preparation.hdf5_export import export_hdf5
+from bertswin_ext.data.preparation.hdf5_import import Hdf5Import, import_hdf5, import_store
+from bertswin_ext.data.preparation.landmarks import JointCenter, Landmarks, load_landmarks
+from bertswin_ext.data.preparation.preparation_settings import PreparationSettings
+from bertswin_ext.data.preparation.prepare import Prepared, prepare
+from bertswin_ext.data.reading.volume_reader import VolumeReader
 from bertswin_ext.data.stream import SeededDataset, ShareSampler, StreamSampler
 from bertswin_ext.data.uncollated import Uncollated
-from bertswin_ext.data.volume_reader import VolumeReader
 from bertswin_ext.errors import VolumeError
 
 __all__ = [
+    "DENTAL_SEGMENTATOR",
     "Datalist",
+    "Hdf5Import",
+    "JointCenter",
+    "Landmarks",
     "Phantom",
+    "PreparationSettings",
+    "Prepared",
     "SeededDataset",
+    "SemiSynthetic",
     "ShareSampler",
     "StreamSampler",
     "Uncollated",
     "VolumeError",
     "VolumeReader",
     "check_datalist",
+    "estimate_field_of_view",
+    "export_hdf5",
+    "find_condyles",
+    "import_hdf5",
+    "import_store",
     "load_datalist",
+    "load_landmarks",
     "make_phantom",
+    "make_semi_synthetic",
+    "prepare",
     "write_phantoms",
+    "write_semi_synthetic",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bertswin_ext.data.volume_search import find_volumes, volume_stem
+from bertswin_ext.data.reading.volume_search import find_volumes, volume_stem
 from bertswin_ext.errors import listed
 from bertswin_ext.geometry import FieldOfView
 
@@ -56,7 +56,7 @@ def load_datalist(source: str | Path, fold: int = 0, val_fraction: float = 0.2, 
 
     A datalist is a JSON object ``{"training": [...], "validation": [...]}`` of items; ``validation`` is
     optional and paths are relative to the file. A folder stands for the ``datalist.json`` in it, or is searched for
-    volumes, see :func:`~bertswin_ext.data.volume_search.find_volumes`.
+    volumes, see :func:`~bertswin_ext.data.reading.volume_search.find_volumes`.
 
     The validation items are, in this order: the ``validation`` list if it is not empty; the items whose
     ``fold`` is the one asked for, if the items have one; all items of ``max(1, round(n * val_fraction))`` of

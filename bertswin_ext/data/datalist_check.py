@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bertswin_ext.data.datalist import Item, load_datalist
-from bertswin_ext.data.volume_reader import VolumeReader
+from bertswin_ext.data.preparation.intensity import why_not_hu
+from bertswin_ext.data.reading.volume_reader import VolumeReader
 from bertswin_ext.errors import VolumeError, listed, times
 
 Array = npt.NDArray[Any]
 
-_AIR_BELOW_HU = -500.0
-_BONE_ABOVE_HU = 300.0
 _SPACING_MM = (0.01, 10.0)
 
 
@@ -135,7 +134,7 @@ def _check_item(item: Item, crop: _Crop | None) -> tuple[list[str], str, list[st
         faults += [f"{item['image']}: {fault}" for fault in crop.faults(array.shape, affine)]
     if "label" in item:
         faults += _label_faults(item, array, affine)
-    notices = [*_notices(low, high, spacing), *([meta["resampling"]] if "resampling" in meta else [])]
+    notices = [*_notices(array, spacing), *([meta["resampling"]] if "resampling" in meta else [])]
     verdict = "; ".join(["FAULT"] * bool(faults) + [f"notice: {notice}" for notice in notices])
     return cells, verdict or "ok", faults
 
@@ -155,11 +154,10 @@ def _value_faults(low: float, high: float) -> list[str]:
     return []
 
 
-def _notices(low: float, high: float, spacing: Array) -> list[str]:
+def _notices(array: Array, spacing: Array) -> list[str]:
     """List what looks odd but may be right."""
-    notices = []
-    if low > _AIR_BELOW_HU or high < _BONE_ABOVE_HU:
-        notices.append(f"values {low:g}..{high:g} do not look like HU")
+    reason = why_not_hu(array)
+    notices = [reason] if reason else []
     if spacing.min() < _SPACING_MM[0] or spacing.max() > _SPACING_MM[1]:
         notices.append(f"a spacing of {times(spacing, '.3g')} mm is unusual")
     return notices

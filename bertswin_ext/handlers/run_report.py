@@ -95,7 +95,7 @@ class RunReportHandler:
         path: the file to write, by convention ``run_report.json`` in the output folder.
         config: the configuration; values that JSON cannot hold are written as their ``repr``.
         datalist: ``{"training": [...], "validation": [...], "source": "datalist.json", ...}``: every list is counted,
-            the lists are hashed (``sha256`` may be given instead) and ``source`` is copied.
+            the lists are hashed (``sha256`` may be given instead), ``source`` is copied, and so is ``prepared``.
         seeds: the seeds of the run by name, or one seed.
         files: what the run writes, name -> path relative to the folder of ``path``.
         evaluator: the engine whose metrics are the validation metrics.
@@ -279,7 +279,9 @@ def _describe_datalist(datalist: Mapping[str, Any]) -> dict[str, Any]:
     counts = {key: len(value) for key, value in splits.items()}
     counts.update({key: value for key, value in datalist.items() if isinstance(value, int)})
     sha256 = datalist.get("sha256", json_sha256(splits) if splits else None)
-    return {"counts": counts, "sha256": sha256, "source": to_json(datalist.get("source"))}
+    described = {"counts": counts, "sha256": sha256, "source": to_json(datalist.get("source"))}
+    prepared = datalist.get("prepared")
+    return described if prepared is None else {**described, "prepared": to_json(prepared)}
 
 
 def _describe_best(engine: Engine) -> dict[str, Any] | None:

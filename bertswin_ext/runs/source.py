@@ -10,8 +10,8 @@ from typing import Any
 import torch.distributed as dist
 
 from bertswin_ext.data.datalist import Datalist, load_datalist
-from bertswin_ext.data.phantom import GENERATOR_VERSION
-from bertswin_ext.data.phantom_files import write_phantoms
+from bertswin_ext.data.phantoms.phantom import GENERATOR_VERSION
+from bertswin_ext.data.phantoms.phantom_files import write_phantoms
 
 __all__ = ["open_datalist"]
 

@@ -7,17 +7,15 @@ from typing import Any
 
 from monai.transforms import (
     Compose,
-    CopyItemsd,
     EnsureChannelFirstd,
-    EnsureTyped,
     LoadImaged,
     Orientationd,
-    ScaleIntensityRanged,
     Spacingd,
     SpatialPadd,
     Transform,
 )
 
+from bertswin_ext.transforms.alias import Aliasd
 from bertswin_ext.transforms.checks import CheckSized, CheckVolumed
 from bertswin_ext.transforms.ct_noise import RandCTNoised
 from bertswin_ext.transforms.fov import TokenValidityd
@@ -27,10 +25,11 @@ from bertswin_ext.transforms.labelled import Labelledd
 from bertswin_ext.transforms.masking import RandTokenNoised
 from bertswin_ext.transforms.resample_crop import ResampleCropd
 from bertswin_ext.transforms.seed import RandSeedd
+from bertswin_ext.transforms.standardize import StandardizeHUd
 from bertswin_ext.transforms.stored import OpenStoredd
 from bertswin_ext.voxels import AIR_HU, VOXELS
 
-__all__ = ["device_transforms", "normalization", "pretraining_transforms", "volume_preprocessing"]
+__all__ = ["device_transforms", "pretraining_transforms", "volume_preprocessing"]
 
 _LABEL_PADDING = 0
 
@@ -68,18 +67,6 @@ def volume_preprocessing(
         CheckSized(keys="image", roi_size=roi_size, tolerance_vox=1),
         SpatialPadd(**optional, spatial_size=roi_size, mode="edge"),
     ]
-
-
-def normalization(keys: str | Sequence[str] = "image") -> Transform:
-    """Clip HU to the training window and standardize them, as the network wants to see them."""
-    return ScaleIntensityRanged(
-        keys=keys,
-        a_min=VOXELS.min_hu,
-        a_max=VOXELS.max_hu,
-        b_min=VOXELS.normalized(VOXELS.min_hu),
-        b_max=VOXELS.normalized(VOXELS.max_hu),
-        clip=True,
-    )
 
 
 def pretraining_transforms(
@@ -156,10 +143,9 @@ def device_transforms(
             ),
             TokenValidityd(patch_size),
             *([Labelledd()] if with_label else []),
-            CopyItemsd("image", names="input"),
+            Aliasd("image", "input"),
             RandHUWarpd("input", prob=warp_prob),
             RandCTNoised("input", prob=noise_prob),
-            normalization(["image", "input"]),
-            EnsureTyped(["image", "input"], track_meta=False),
+            StandardizeHUd(["image", "input"]),
         ]
     )

@@ -10,13 +10,18 @@ PACKAGE = ROOT / "bertswin_ext"
 TESTS = ROOT / "tests" / "unit"
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-GROUND_FLOOR = tuple(f"bertswin_ext.{name}" for name in ("errors", "files", "geometry", "stored_volume", "voxels"))
+GROUND_FLOOR = tuple(
+    f"bertswin_ext.{name}" for name in ("errors", "files", "geometry", "stored_volume", "voxels", "workers")
+)
 LOWER_FLOOR = ("networks", "losses", "transforms", "optimizers", "data")
 IGNITE = ("ignite", "monai.engines", "monai.handlers")
 
 # modules whose tests stand in the file of the module that they serve
 TESTED_WITH = {
-    "data/phantom_anatomy.py": "data/test_phantom.py",
+    "commands/check.py": "test_main.py",
+    "commands/phantom.py": "test_main.py",
+    "commands/prepare.py": "test_main.py",
+    "data/phantoms/phantom_anatomy.py": "data/phantoms/test_phantom.py",
     "losses/masked.py": "losses/test_losses.py",
     "losses/reconstruction.py": "losses/test_losses.py",
     "losses/structure.py": "losses/test_losses.py",

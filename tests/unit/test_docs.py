@@ -1,4 +1,4 @@
-"""The pages about the conductor: their programs run, their numbers are those that the code gives."""
+"""The pages: their programs run, their numbers are those that the code gives."""
 
 import importlib.util
 import json
@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from bertswin_ext.data import PreparationSettings, load_datalist, load_landmarks, write_phantoms
+from bertswin_ext.data.preparation.prepare import prepare
 from bertswin_ext.optimizers import GradientConductor, smooth, zoned
+from bertswin_ext.transforms import HU_ANCHORS, RandCTNoise
+from bertswin_ext.voxels import VOXELS
 
 ROOT = Path(__file__).parents[2]
 HOW_TO = ROOT / "docs" / "how-to" / "use-the-conductor.md"
 CONCEPT = ROOT / "docs" / "concepts" / "conductor.md"
+SCANS = ROOT / "docs" / "how-to" / "your-own-scans.md"
+DATA = ROOT / "docs" / "concepts" / "data.md"
 PROCESSES = "init_process_group"
 
 
@@ -205,3 +211,75 @@ def test_the_numbers_about_bfloat16_are_those_of_the_reference_file():
     assert [round(100 * change[0], 2), round(100 * change[-3], 1)] == [0.02, 0.7]
     assert round(100 * np.median(change), 2) == 0.25
     assert "0.02 to 0.7 % (median 0.25 %); 200 % in two of 48 steps" in CONCEPT.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def small_store(tmp_path, monkeypatch):
+    """A store in the recipe's voxels, of one phantom, which is too small to have air in it."""
+    monkeypatch.chdir(tmp_path)
+    raw = write_phantoms("raw", count=1, size=64, spacing_mm=0.2)
+    return prepare(raw, "store", PreparationSettings(roi_size=60, intensity="hu"), num_workers=1, progress=False)
+
+
+def test_the_program_about_one_sample(small_store):
+    (block,) = blocks(DATA)
+    sizes = {"224": "32", "16": "8", "14^3 = 2744": "4^3"}
+    for size, smaller in sizes.items():
+        block = block.replace(size, smaller)
+    names = {}
+    execute(block, names)
+    assert names["box"]["image"].dtype == torch.int16
+    sample = names["sample"]
+    assert sample["image"].shape == sample["input"].shape == (1, 32, 32, 32)
+    assert 0 < sample["valid"].sum() <= 4**3
+
+
+def test_the_example_datalist_is_one(tmp_path):
+    (text,) = re.findall(r"^```json\n(.*?)^```", SCANS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for item in json.loads(text)["training"]:
+        for path in (tmp_path / item[key] for key in ("image", "label") if key in item):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    (tmp_path / "datalist.json").write_text(text, encoding="utf-8")
+    datalist = load_datalist(tmp_path / "datalist.json", fold=1)
+    assert [(item["patient"], item["joint"]) for item in datalist.validation] == [("0002", "right")]
+    assert datalist.training[0]["fov"]["radius_mm"] == 88
+
+
+def test_the_example_table_of_landmarks_is_one(tmp_path):
+    (text,) = re.findall(
+        r"^```\n(scan,joint.*?)^```", SCANS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "joints.csv").write_text(text, encoding="utf-8")
+    landmarks = load_landmarks(tmp_path / "joints.csv")
+    joints = landmarks.of(tmp_path / "scans" / "patient_01" / "scan.nii.gz", "patient_01")
+    assert [joint.joint for joint in joints] == ["left", "right"]
+    assert landmarks.of(tmp_path / "scans" / "patient_02" / "dicom", "patient_02")[0].center_mm == (-51.3, 12.5, -10.0)
+    assert landmarks.unused() == []
+
+
+def test_the_numbers_about_the_data_path():
+    text, scans = (" ".join(page.read_text(encoding="utf-8").split()) for page in (DATA, SCANS))
+    moving = {hu: shift for hu, shift in HU_ANCHORS.items() if shift}
+    assert list(moving) == [-80, 15, 45, 90, 1000]
+    assert list(moving.values()) == [25, 10, 8, 6, 20]
+    assert "-80 HU (fat), 15, 45, 90 (fluid to muscle) and 1000 (bone) move by up to 25, 10, 8, 6 and 20 HU" in text
+    noise = RandCTNoise()
+    deviations = [
+        round(noise.unit_hu * np.exp(noise.density_per_hu * hu) / dose**0.5)
+        for hu in (0, 1000)
+        for dose in noise.dose_range[::-1]
+    ]
+    assert "{} to {} HU in water, {} to {} at 1000 HU".format(*deviations) in text
+    assert f"{noise.electronic_hu:.1f} HU of white electronic noise" in text
+    joint_bytes = 400**3 * 2
+    assert joint_bytes == 128e6
+    assert round(200 * joint_bytes / 1e9) == 26
+    assert round(200 * joint_bytes * 1.5 / 1e9) == 38
+    assert "take 26 GB, with labels 38 GB" in scans
+    assert f"{VOXELS.min_hu:g} to {VOXELS.max_hu:g}, is in HU" in scans
+
+
+def test_the_grey_values_of_the_picture_are_refused_where_it_says_so():
+    titles = [ax.get_title() for ax in script("preparation").draw_histograms().axes]  # raises if they are not
+    assert [title.rpartition(": ")[2] for title in titles[:2]] == ["accepted", "refused"]

@@ -164,8 +164,7 @@ def test_the_hash_is_frozen(tmp_path):
 
 
 def test_a_folder_is_a_dataset(tmp_path):
-    for name in ("a.nii.gz", "b.mha", "c/d.nrrd", "c/e.nii"):
-        write(tmp_path / "data", "", [name])
+    write(tmp_path / "data", "", ["a.nii.gz", "b.mha", "c/d.nrrd", "c/e.nii"]).unlink()
     datalist = load_datalist(tmp_path / "data")
     found = {item["image"]: item["patient"] for item in datalist.training + datalist.validation}
     assert found == {
@@ -174,6 +173,37 @@ def test_a_folder_is_a_dataset(tmp_path):
     }
     moved = Path((tmp_path / "data").rename(tmp_path / "moved"))
     assert load_datalist(moved).sha256 == datalist.sha256
+
+
+def test_a_folder_stands_for_the_datalist_in_it(tmp_path):
+    path = write(tmp_path, {"training": items(3)}, ["not_in_the_list.nii"])
+    assert load_datalist(tmp_path) == load_datalist(path)
+    assert len(load_datalist(tmp_path).training) == 2
+
+
+def test_what_volumes_were_prepared_with(tmp_path):
+    content = {"training": items(3)}
+    assert load_datalist(write(tmp_path / "raw", content)).prepared is None
+    prepared = {"version": 1, "spacing_mm": 0.2}
+    assert load_datalist(write(tmp_path / "store", {"prepared": prepared, **content})).prepared == prepared
+
+
+@pytest.mark.parametrize(
+    "fov",
+    [
+        88.0,
+        {"radius_mm": 88.0},
+        {"center_mm": [0, 0, 0], "radius_mm": -1},
+        {"center_mm": [0, 0, 0], "radius_mm": 88.0, "height": 3},
+        {"center_mm": [0, 0], "radius_mm": 88.0},
+    ],
+)
+def test_a_field_of_view_must_be_a_cylinder(tmp_path, fov):
+    path = write(tmp_path, {"training": items(2, fov=fov)})
+    with pytest.raises(ValueError, match=r'training\[0\]: "fov" must be a cylinder \{"center_mm"'):
+        load_datalist(path)
+    good = {"center_mm": [0, 1, 2.5], "radius_mm": 88, "axis": [0, 0, 1]}
+    assert load_datalist(write(tmp_path / "good", {"training": items(2, fov=good)})).training[0]["fov"] == good
 
 
 def test_all_faults_come_at_once(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 from monai.transforms import Compose
 
 from bertswin_ext.data.datalist_check import check_datalist
-from bertswin_ext.data.volume_reader import VolumeReader
+from bertswin_ext.data.reading.volume_reader import VolumeReader
 from bertswin_ext.transforms.pipelines import volume_preprocessing
-from tests.unit.data.dicom_files import write_series
+from tests.unit.data.reading.dicom_files import write_series
 from tests.unit.data.worlds import hounsfield
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
 
-from bertswin_ext.data.volume_reader import VolumeReader
+from bertswin_ext.data.reading.volume_reader import VolumeReader
 
 AIR = -1000.0
 

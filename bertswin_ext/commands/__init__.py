@@ -1,0 +1,9 @@
+"""The commands of ``python -m bertswin_ext``: what a user types, checked, and handed to the package."""
+
+from bertswin_ext.commands.check import check
+from bertswin_ext.commands.hdf5 import export_hdf5, import_hdf5
+from bertswin_ext.commands.phantom import phantom
+from bertswin_ext.commands.prepare import prepare
+from bertswin_ext.commands.synthesize import synthesize
+
+__all__ = ["check", "export_hdf5", "import_hdf5", "phantom", "prepare", "synthesize"]

@@ -1,0 +1,1 @@
+"""Preparation: from raw scans to a store of regions that training reads."""

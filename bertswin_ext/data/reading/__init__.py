@@ -1,0 +1,1 @@
+"""Reading volumes: correctly, or not at all and why."""
