@@ -17,6 +17,7 @@ from bertswin_ext.data.datalist import Item, load_datalist
 from bertswin_ext.data.preparation.intensity import why_not_hu
 from bertswin_ext.data.reading.volume_reader import VolumeReader
 from bertswin_ext.errors import VolumeError, listed, times
+from bertswin_ext.geometry import FieldOfView, moved
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +41,7 @@ def check_datalist(
         fold: fold to validate on.
         spacing_mm: edge of a voxel that the volumes will be resampled to, one number or three for i, j, k in RAS axes.
         img_size: voxels per axis of the crop that must fit in after that, one number or three; may be one voxel larger
-            than the volume, see :func:`~bertswin_ext.transforms.volume_preprocessing`.
+            than the volume, see :func:`~bertswin_ext.transforms.volume_preprocessing`. Prepared regions may be smaller.
 
     Raises:
         ValueError: with all faults of the list, or else with all faults of all volumes; ``spacing_mm`` and ``img_size``
@@ -50,13 +51,17 @@ def check_datalist(
     datalist = load_datalist(dataset, fold=fold)
     source = Path(datalist.source)
     folder = source if source.is_dir() else source.parent
-    items = {(item["image"], item.get("label")): item for item in datalist.training + datalist.validation}
+    views: dict[tuple[Any, Any], list[Item]] = {}
+    for item in datalist.training + datalist.validation:
+        views.setdefault((item["image"], item.get("label")), []).append(item)
+    items = {key: joints[0] for key, joints in views.items()}
     names = [os.path.relpath(item["image"], folder) for item in items.values()]
     widths = [max(map(len, ["file", *names])), max(len("patient"), *(len(item["patient"]) for item in items.values()))]
     _write_line(widths, "file", "patient", "shape", "spacing mm", "values", "verdict")
     faults = []
-    for name, item in zip(names, items.values(), strict=True):
-        cells, verdict, found = _check_item(item, crop)
+    for name, joints in zip(names, views.values(), strict=True):
+        item = joints[0]
+        cells, verdict, found = _check_item(joints, crop, is_prepared=datalist.prepared is not None)
         _write_line(widths, name, item["patient"], *cells, verdict)
         faults += found
     training, validation = len(datalist.training), len(datalist.validation)
@@ -119,8 +124,9 @@ def _three(name: str, value: Any, *kinds: type) -> list[Any]:
     return numbers
 
 
-def _check_item(item: Item, crop: _Crop | None) -> tuple[list[str], str, list[str]]:
-    """Open one image and its label; return the cells of the table, the verdict and the faults."""
+def _check_item(joints: Sequence[Item], crop: _Crop | None, is_prepared: bool) -> tuple[list[str], str, list[str]]:
+    """Open the image of some items and its label; return the cells of the table, the verdict and the faults."""
+    item = joints[0]
     try:
         array, meta = _read(item["image"])
     except VolumeError as error:
@@ -130,11 +136,17 @@ def _check_item(item: Item, crop: _Crop | None) -> tuple[list[str], str, list[st
     low, high = float(array.min()), float(array.max())
     cells = [times(array.shape), times(spacing, ".3g"), f"{low:g}..{high:g}"]
     faults = [f"{item['image']}: {fault}" for fault in _value_faults(low, high)]
-    if crop is not None:
-        faults += [f"{item['image']}: {fault}" for fault in crop.faults(array.shape, affine)]
+    centers = [fault for joint in joints for fault in _center_faults(joint, array.shape, affine)]
+    # a single patient's items are both to train and to validate on
+    faults += [f"{item['image']}: {fault}" for fault in dict.fromkeys(centers)]
+    small = [] if crop is None else crop.faults(array.shape, affine)
+    if not is_prepared:
+        faults += [f"{item['image']}: {fault}" for fault in small]
     if "label" in item:
         faults += _label_faults(item, array, affine)
     notices = [*_notices(array, spacing), *([meta["resampling"]] if "resampling" in meta else [])]
+    if is_prepared and small:
+        notices.append("smaller than the crop: what lies beyond the region is never visible and never scored")
     verdict = "; ".join(["FAULT"] * bool(faults) + [f"notice: {notice}" for notice in notices])
     return cells, verdict or "ok", faults
 
@@ -143,6 +155,18 @@ def _read(path: str) -> tuple[Array, dict[str, Any]]:
     """Read one volume."""
     reader = VolumeReader()
     return reader.get_data(reader.read(path))
+
+
+def _center_faults(item: Item, shape: tuple[int, ...], affine: Array) -> list[str]:
+    """List joints that lie outside their image, or outside what the scanner saw."""
+    if "center_mm" not in item:
+        return []
+    index = moved(np.linalg.inv(affine), item["center_mm"])
+    if (index < -0.5).any() or (index > np.array(shape) - 0.5).any():
+        return [f'"center_mm" {item["center_mm"]} lies outside the volume. Is it LPS, or of another scan?']
+    if "fov" in item and not FieldOfView.of_item(item["fov"]).contains(item["center_mm"]):
+        return [f'"center_mm" {item["center_mm"]} lies outside the field of view {item["fov"]}. Correct one of them.']
+    return []
 
 
 def _value_faults(low: float, high: float) -> list[str]:

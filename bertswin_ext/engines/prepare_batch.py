@@ -55,10 +55,12 @@ class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], tuple[()], dict[str, torch.Tensor]]:
         """Move a batch to the device, finish it and take it apart."""
-        if isinstance(batchdata, Mapping):
+        if not isinstance(batchdata, Mapping):
+            moved = self._stacked([self._finished(_moved(s, device, non_blocking, **kwargs)) for s in batchdata])
+        elif self.transform is None:
             moved = _tensors(_moved(batchdata, device, non_blocking, **kwargs))
         else:
-            moved = _stacked([self._finished(_moved(s, device, non_blocking, **kwargs)) for s in batchdata])
+            raise ValueError("Samples to be finished must not be collated: give the loader `collate_fn=Uncollated`.")
         lacking = sorted({self.input_key, self.target_key} - set(moved))
         if lacking:
             raise ValueError(
@@ -73,11 +75,31 @@ class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]
         if self.transform is None:
             return _tensors(sample)
         if isinstance(self.transform, Compose):
-            self.transform.set_random_state(seed=sample.get("seed", 0))
+            if "seed" not in sample:
+                raise ValueError(
+                    "A sample to be finished must have a `seed`: add `RandSeedd` to the loader's transforms."
+                )
+            self.transform.set_random_state(seed=sample["seed"])
         try:
             return _tensors(self.transform(sample))
         except RuntimeError as error:
             raise root_cause(error) from None
+
+    def _stacked(self, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """What is needed of the samples of a batch, one on top of the other."""
+        needed = {self.input_key, self.target_key, *_NETWORK_KEYS, *_TARGET_KEYS}
+        kept = [{key: value for key, value in sample.items() if key in needed} for sample in samples]
+        differing = sorted(set().union(*kept) - set(kept[0]).intersection(*kept))
+        if differing:
+            raise ValueError(f"The samples of a batch must have the same entries; some lack {', '.join(differing)}.")
+        batch: dict[str, torch.Tensor] = {}
+        stacks: dict[tuple[int, ...], torch.Tensor] = {}
+        for key in kept[0]:
+            # input and target are one tensor where nothing disturbs the input
+            parts = [sample[key] for sample in kept]
+            own = tuple(map(id, parts))
+            batch[key] = stacks[own] = stacks[own] if own in stacks else torch.stack(parts)
+        return batch
 
 
 def _moved(sample: Sample, device: str | torch.device | None, non_blocking: bool, **kwargs: Any) -> dict[str, Any]:
@@ -91,13 +113,3 @@ def _moved(sample: Sample, device: str | torch.device | None, non_blocking: bool
 def _tensors(sample: Sample) -> dict[str, torch.Tensor]:
     """The tensors among the entries of a sample."""
     return {key: value for key, value in sample.items() if isinstance(value, torch.Tensor)}
-
-
-def _stacked(samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The samples of a batch, one on top of the other."""
-    first = samples[0]
-    for sample in samples[1:]:
-        if set(sample) != set(first):
-            differing = ", ".join(sorted(set(sample) ^ set(first)))
-            raise ValueError(f"The samples of a batch must have the same entries; some lack {differing}.")
-    return {key: torch.stack([sample[key] for sample in samples]) for key in first}

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
 
 from bertswin_ext.files import written_whole
-from bertswin_ext.losses import ReconstructionLoss
+from bertswin_ext.losses import ReconstructionLoss, one_sample
 
 __all__ = ["CaseTableHandler"]
 
@@ -52,7 +51,7 @@ class CaseTableHandler:
         """Terms of every volume of the batch."""
         prediction, target = engine.state.output["pred"], engine.state.output["label"]
         for sample in range(len(target["image"])):
-            one = _sample(prediction, sample), _sample(target, sample)
+            one = one_sample(prediction, sample), one_sample(target, sample)
             terms = [loss.terms(*one) for loss in self.losses]
             self.rows.append({name: term.item() for group in terms for name, term in group.items()})
 
@@ -69,8 +68,3 @@ class CaseTableHandler:
             table.writeheader()
             for case, row in zip(self.cases, self.rows, strict=True):
                 table.writerow({"patient": case.get("patient", ""), "image": case["image"], **row})
-
-
-def _sample(batch: Mapping[str, torch.Tensor], sample: int) -> dict[str, torch.Tensor]:
-    """One sample of a batch, as a batch."""
-    return {key: value[sample : sample + 1] for key, value in batch.items()}

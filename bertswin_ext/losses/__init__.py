@@ -1,7 +1,7 @@
 """Losses on masked tokens."""
 
 from bertswin_ext.losses.masked import MaskedL2Loss, masked_l2
-from bertswin_ext.losses.reconstruction import ReconstructionLoss
+from bertswin_ext.losses.reconstruction import ReconstructionLoss, one_sample
 from bertswin_ext.losses.structure import SubpatchStructureLoss, structure_errors, structure_terms
 from bertswin_ext.losses.tissue import TissueWeightedLoss, bone_surface_shell
 
@@ -12,6 +12,7 @@ __all__ = [
     "TissueWeightedLoss",
     "bone_surface_shell",
     "masked_l2",
+    "one_sample",
     "structure_errors",
     "structure_terms",
 ]

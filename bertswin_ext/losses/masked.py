@@ -11,18 +11,21 @@ from bertswin_ext.losses.reconstruction import ReconstructionLoss, mean_over_sco
 __all__ = ["MaskedL2Loss", "masked_l2"]
 
 
-def masked_l2(input: torch.Tensor, target: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+def masked_l2(
+    input: torch.Tensor, target: torch.Tensor, scored: torch.Tensor, reduction: str = "tokens"
+) -> torch.Tensor:
     """Mean squared error over the voxels of the scored patches.
 
     Args:
         input: predicted patches (b, n, v), v voxels in a patch.
         target: true patches (b, n, v).
         scored: (b, n) bool.
+        reduction: see `ReconstructionLoss`.
 
     Returns:
         A scalar, 0 when nothing is scored.
     """
-    return mean_over_scored(((input - target) ** 2).mean(dim=-1), scored)
+    return mean_over_scored(((input - target) ** 2).mean(dim=-1), scored, reduction)
 
 
 class MaskedL2Loss(ReconstructionLoss):
@@ -43,4 +46,4 @@ class MaskedL2Loss(ReconstructionLoss):
         fields: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """The single term ``l2``."""
-        return {"l2": masked_l2(input, target, scored)}
+        return {"l2": masked_l2(input, target, scored, self.reduction)}

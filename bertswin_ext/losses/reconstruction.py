@@ -8,7 +8,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
-__all__ = ["ReconstructionLoss", "mean_over_scored", "scored_tokens", "to_patches"]
+__all__ = ["ReconstructionLoss", "mean_over_scored", "one_sample", "scored_tokens", "to_patches"]
+
+_REDUCTIONS = ("tokens", "samples")
 
 
 def to_patches(x: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -22,9 +24,17 @@ def scored_tokens(masked: torch.Tensor, valid: torch.Tensor | None = None, score
     return masked if valid is None or score_invalid else masked & valid
 
 
-def mean_over_scored(values: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
-    """Mean of (b, n) over the scored tokens (b, n); 0 where none is scored."""
-    return torch.where(scored, values, 0.0).sum() / scored.sum().clamp(min=1)
+def mean_over_scored(values: torch.Tensor, scored: torch.Tensor, reduction: str = "tokens") -> torch.Tensor:
+    """Mean of (b, n) over the scored tokens (b, n), see `ReconstructionLoss`; 0 where none is scored."""
+    kept = torch.where(scored, values, 0.0)
+    if reduction == "tokens":
+        return kept.sum() / scored.sum().clamp(min=1)
+    return (kept.sum(dim=1) / scored.sum(dim=1).clamp(min=1)).mean()
+
+
+def one_sample(batch: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    """One sample of a batch, as a batch."""
+    return {key: value[index : index + 1] for key, value in batch.items()}
 
 
 class ReconstructionLoss(nn.Module):
@@ -37,6 +47,9 @@ class ReconstructionLoss(nn.Module):
         patch_size: edge of a token in voxels.
         loss_weights: weight of every term, in the order of ``term_names``.
         score_invalid: also score masked tokens outside the field of view, as the reference code does.
+        reduction: ``tokens`` takes the mean over all scored tokens of the batch, as the reference code does;
+            ``samples`` takes it sample by sample, then over the samples. Where samples have different numbers of
+            tokens, only the second does not depend on how they are put into batches, micro-batches and processes.
 
     Shape:
         - input: mapping with ``reconstruction`` (b, c, i, j, k) and ``masked`` (b, n) bool.
@@ -45,14 +58,22 @@ class ReconstructionLoss(nn.Module):
         - output: a scalar.
 
     Raises:
-        ValueError: the number of weights is not the number of terms, or shapes do not fit.
+        ValueError: the number of weights is not the number of terms, the reduction is another, or shapes do not fit.
     """
 
     term_names: tuple[str, ...] = ()
     uses_label: bool = False
 
-    def __init__(self, patch_size: int, loss_weights: tuple[float, ...] = (1.0,), score_invalid: bool = False) -> None:
+    def __init__(
+        self,
+        patch_size: int,
+        loss_weights: tuple[float, ...] = (1.0,),
+        score_invalid: bool = False,
+        reduction: str = "tokens",
+    ) -> None:
         super().__init__()
+        if reduction not in _REDUCTIONS:
+            raise ValueError(f"`reduction` must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}.")
         if len(loss_weights) != len(self.term_names):
             raise ValueError(
                 f"`loss_weights` must have one weight for each of {self.term_names}, got {tuple(loss_weights)}."
@@ -60,6 +81,7 @@ class ReconstructionLoss(nn.Module):
         self.patch_size = patch_size
         self.loss_weights = dict(zip(self.term_names, loss_weights, strict=True))
         self.score_invalid = score_invalid
+        self.reduction = reduction
         self.last_terms: dict[str, torch.Tensor] = {}
 
     def forward(

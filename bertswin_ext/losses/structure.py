@@ -46,10 +46,11 @@ def structure_terms(
     patch_size: int,
     subpatch_size: int = 8,
     eps: float = 1e-8,
+    reduction: str = "tokens",
 ) -> dict[str, torch.Tensor]:
     """Means of `structure_errors` over the scored tokens (b, n) bool: three scalars, 0 when nothing is scored."""
     errors = structure_errors(input, target, patch_size, subpatch_size, eps)
-    return {name: mean_over_scored(error, scored) for name, error in errors.items()}
+    return {name: mean_over_scored(error, scored, reduction) for name, error in errors.items()}
 
 
 class SubpatchStructureLoss(ReconstructionLoss):
@@ -66,6 +67,7 @@ class SubpatchStructureLoss(ReconstructionLoss):
             grow without bound; a larger value tames it, but lets a flat prediction score better (structure 1) than a
             wrong one (2): with 0.01 of the network's unit, a small network settled on flat patches.
         score_invalid: also score masked tokens outside the field of view, as the reference code does.
+        reduction: see `ReconstructionLoss`.
 
     Raises:
         ValueError: ``subpatch_size`` does not divide ``patch_size``.
@@ -83,8 +85,9 @@ class SubpatchStructureLoss(ReconstructionLoss):
         loss_weights: tuple[float, float, float] = (0.3, 0.2, 0.5),
         eps: float = 1e-8,
         score_invalid: bool = False,
+        reduction: str = "tokens",
     ) -> None:
-        super().__init__(patch_size, loss_weights, score_invalid)
+        super().__init__(patch_size, loss_weights, score_invalid, reduction)
         if subpatch_size < 2 or patch_size % subpatch_size:
             raise ValueError(
                 f"`subpatch_size` must be at least 2 and divide patch_size {patch_size}, got {subpatch_size}."
@@ -100,7 +103,8 @@ class SubpatchStructureLoss(ReconstructionLoss):
         fields: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """The terms ``brightness``, ``contrast`` and ``structure``."""
-        return structure_terms(input, target, scored, self.patch_size, self.subpatch_size, self.eps)
+        sizes = (self.patch_size, self.subpatch_size, self.eps)
+        return structure_terms(input, target, scored, *sizes, self.reduction)
 
 
 def _subpatches(patches: torch.Tensor, patch_size: int, subpatch_size: int) -> torch.Tensor:

@@ -62,6 +62,7 @@ class TissueWeightedLoss(SubpatchStructureLoss):
         tissue_weights: weights of all, soft tissue and bone surface.
         eps: added to the standard deviations, see `SubpatchStructureLoss`.
         score_invalid: also score masked tokens outside the field of view.
+        reduction: see `ReconstructionLoss`.
 
     Shape:
         As in `ReconstructionLoss`; the target may also hold ``has_label`` (b,) bool, False where the values of
@@ -83,8 +84,9 @@ class TissueWeightedLoss(SubpatchStructureLoss):
         tissue_weights: tuple[float, float, float] = (0.3, 0.5, 0.2),
         eps: float = 1e-8,
         score_invalid: bool = False,
+        reduction: str = "tokens",
     ) -> None:
-        super().__init__(patch_size, subpatch_size, loss_weights, eps, score_invalid)
+        super().__init__(patch_size, subpatch_size, loss_weights, eps, score_invalid, reduction)
         if len(tissue_weights) != 3:
             raise ValueError(
                 f"`tissue_weights` must be three: all, soft tissue, bone surface, got {tuple(tissue_weights)}."
@@ -119,7 +121,9 @@ class TissueWeightedLoss(SubpatchStructureLoss):
         errors = structure_errors(input, target, self.patch_size, self.subpatch_size, self.eps)
         selections = list(zip(self.tissue_weights, self._selections(target, scored, label), strict=True))
         return {
-            name: torch.stack([weight * mean_over_scored(error, selected) for weight, selected in selections]).sum()
+            name: torch.stack(
+                [weight * mean_over_scored(error, selected, self.reduction) for weight, selected in selections]
+            ).sum()
             for name, error in errors.items()
         }
 

@@ -34,6 +34,7 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         self.in_channels = in_channels
         self.grid_size = tuple(size // patch_size for size in sizes)
         self._noise: torch.Tensor | None = None
+        self._num_maskable = 0
 
     def forward(
         self, x: torch.Tensor, valid: torch.Tensor | None = None, noise: torch.Tensor | None = None
@@ -42,7 +43,8 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
 
         Args:
             x: (b, c, i, j, k).
-            valid: (b, n) bool; the tokens outside are hidden as long as enough valid ones can be visible.
+            valid: (b, n) bool; the tokens outside are hidden. MONAI's encoder wants the same number of visible tokens
+                in every sample, so the masking ratio applies to the valid tokens of the sample that has fewest.
             noise: (b, n); the tokens with the lowest noise stay visible. Drawn uniformly when not given.
 
         Returns:
@@ -51,6 +53,7 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         if noise is None:
             noise = torch.rand(len(x), self.patch_embedding.n_patches, device=x.device)
         self._noise = noise if valid is None else noise.masked_fill(~valid, float("inf"))
+        self._num_maskable = noise.shape[1] if valid is None else max(1, int(valid.sum(dim=1).min()))
         patches, masked = super().forward(x)
         self._noise = None
         gi, gj, gk = self.grid_size
@@ -66,7 +69,9 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         if self._noise is None:
             raise RuntimeError("The mask is drawn in `forward`; call the network itself.")
         ratio = self.masking_ratio if masking_ratio is None else masking_ratio
-        visible = choose_visible(self._noise, ratio)
+        num_visible = max(1, int(self._num_maskable * (1 - ratio)))
+        # half a token more than are wanted, so that rounding does not take one away
+        visible = choose_visible(self._noise, 1 - (num_visible + 0.5) / self._noise.shape[1])
         rows = visible.sample.view(len(x), -1)
         columns = visible.token.view(len(x), -1)
         masked = torch.ones(x.shape[:2], dtype=torch.int, device=x.device)

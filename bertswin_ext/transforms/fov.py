@@ -80,7 +80,8 @@ class TokenValidity(Transform):  # type: ignore[misc]
         undecided = torch.from_numpy(np.flatnonzero(~inside & ~outside)).to(device)
         if len(undecided):
             valid[undecided] = self._counted(scan, centers[~inside & ~outside], valid.device)
-        if not valid.any():
+        # looks at the device only where no token is clear of the borders
+        if not inside.any() and not valid.any():
             raise ValueError(
                 f"{plan.name}: no token of the crop lies in the scan. Check the joint's centre and the field of view "
                 f"in the datalist{'' if seen is None else ' (' + _written(seen) + ')'}."

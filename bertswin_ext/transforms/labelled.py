@@ -32,4 +32,5 @@ class Labelledd(Transform):  # type: ignore[misc]
         image = data[self.like]
         label = data[self.key] if self.key in data else torch.zeros(image.shape, dtype=torch.uint8, device=image.device)
         # labels of raw volumes are floats
-        return {**data, self.key: label.to(torch.uint8), self.flag: torch.tensor(self.key in data, device=image.device)}
+        has_label = torch.full((), self.key in data, dtype=torch.bool, device=image.device)
+        return {**data, self.key: label.to(torch.uint8), self.flag: has_label}

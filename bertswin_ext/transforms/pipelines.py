@@ -27,11 +27,9 @@ from bertswin_ext.transforms.resample_crop import ResampleCropd
 from bertswin_ext.transforms.seed import RandSeedd
 from bertswin_ext.transforms.standardize import StandardizeHUd
 from bertswin_ext.transforms.stored import OpenStoredd
-from bertswin_ext.voxels import AIR_HU, VOXELS
+from bertswin_ext.voxels import VOXELS
 
 __all__ = ["device_transforms", "pretraining_transforms", "volume_preprocessing"]
-
-_LABEL_PADDING = 0
 
 
 def volume_preprocessing(
@@ -137,7 +135,6 @@ def device_transforms(
             ResampleCropd(
                 keys,
                 mode=["bilinear", "nearest"][: len(keys)],
-                fill=[AIR_HU, _LABEL_PADDING][: len(keys)],
                 track_meta=False,
                 allow_missing_keys=True,
             ),

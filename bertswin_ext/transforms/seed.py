@@ -28,4 +28,4 @@ class RandSeedd(RandomizableTransform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with its seed."""
-        return {**data, self.key: int(self.R.randint(MAX_SEED))}
+        return {**data, self.key: int(self.R.randint(MAX_SEED, dtype="uint32"))}

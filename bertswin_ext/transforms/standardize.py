@@ -31,9 +31,8 @@ class StandardizeHU(Transform):  # type: ignore[misc]
     def __call__(self, img: Tensor) -> Tensor:
         """The standardized volume; the given one stays as it is."""
         # (hu - mean) / std = -mean / std + 1 / std * hu
-        scaled = torch.add(
-            torch.tensor(-VOXELS.mean_hu / VOXELS.std_hu, device=img.device), img, alpha=1 / VOXELS.std_hu
-        )
+        shift = torch.full((), -VOXELS.mean_hu / VOXELS.std_hu, device=img.device)
+        scaled = torch.add(shift, img.float(), alpha=1 / VOXELS.std_hu)
         return scaled.clamp_(VOXELS.normalized(VOXELS.min_hu), VOXELS.normalized(VOXELS.max_hu))
 
 

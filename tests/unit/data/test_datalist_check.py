@@ -138,3 +138,29 @@ def test_a_volume_too_small_for_the_crop_is_what_the_transforms_refuse(tmp_path,
 def test_bad_crops(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         check_datalist(tmp_path, **arguments)
+
+
+def test_joints_outside_their_volume_are_faults(tmp_path):
+    save(tmp_path / "a.nii", np.linspace(-1000, 1500, 1000).reshape(10, 10, 10), np.eye(4))
+    fov = {"center_mm": [0, 0, 0], "radius_mm": 6.0}
+    items = [
+        {"image": "a.nii", "patient": "a", "joint": "left", "center_mm": [4.0, 4.0, 4.0], "fov": fov},
+        {"image": "a.nii", "patient": "a", "joint": "right", "center_mm": [4.0, 40.0, 4.0], "fov": fov},
+        {"image": "a.nii", "patient": "a", "center_mm": [8.0, 8.0, 4.0], "fov": fov},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps({"training": items}))
+    with pytest.raises(ValueError, match="2 faults in") as caught:
+        check_datalist(tmp_path / "list.json")
+    assert '"center_mm" [4.0, 40.0, 4.0] lies outside the volume' in str(caught.value)
+    assert '"center_mm" [8.0, 8.0, 4.0] lies outside the field of view' in str(caught.value)
+
+
+def test_a_prepared_region_may_be_smaller_than_the_crop(tmp_path, capsys):
+    save(tmp_path / "a.nii", np.linspace(-1000, 1500, 1000).reshape(10, 10, 10), np.eye(4))
+    content = {"training": [{"image": "a.nii", "patient": "a"}]}
+    (tmp_path / "raw.json").write_text(json.dumps(content))
+    (tmp_path / "store.json").write_text(json.dumps({"prepared": {"spacing_mm": 1.0}, **content}))
+    with pytest.raises(ValueError, match="fewer than the crop"):
+        check_datalist(tmp_path / "raw.json", spacing_mm=1.0, img_size=16)
+    check_datalist(tmp_path / "store.json", spacing_mm=1.0, img_size=16)
+    assert "notice: smaller than the crop: what lies beyond the region is never visible" in capsys.readouterr().out

@@ -98,3 +98,20 @@ def test_a_transforms_error_comes_out_as_it_is():
 
     with pytest.raises(ValueError, match=r"^a\.nii: no token"):
         PreparePretrainingBatch(Compose([Lambdad("image", fail)]))(samples(1))
+
+
+def test_samples_to_be_finished_need_a_seed_and_must_not_be_collated():
+    with pytest.raises(ValueError, match="A sample to be finished must have a `seed`: add `RandSeedd`"):
+        PreparePretrainingBatch(finishing())(Uncollated([{"image": torch.ones(1, 4, 4, 4)}]))
+    with pytest.raises(ValueError, match="must not be collated: give the loader `collate_fn=Uncollated`"):
+        PreparePretrainingBatch(finishing())(BATCH)
+
+
+def test_input_and_target_are_stacked_once_where_they_are_one():
+    one, other = torch.ones(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+    same = Uncollated([{"image": one, "input": one}, {"image": other, "input": other}])
+    image, target, _, _ = PreparePretrainingBatch(input_key="input")(same)
+    assert image is target["image"]
+    mixed = Uncollated([{"image": one, "input": one}, {"image": other, "input": other + 1}])
+    image, target, _, _ = PreparePretrainingBatch(input_key="input")(mixed)
+    assert not torch.equal(image, target["image"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from bertswin_ext.losses import MaskedL2Loss, SubpatchStructureLoss, TissueWeightedLoss
+from bertswin_ext.losses import MaskedL2Loss, SubpatchStructureLoss, TissueWeightedLoss, one_sample
 
 ALL_MASKED = torch.ones(1, 8, dtype=torch.bool)
 
@@ -132,3 +132,30 @@ def test_bad_shapes():
         MaskedL2Loss(8)(output(image[:, :, :8]), image)
     with pytest.raises(ValueError, match=r"`masked` must be \(batch, tokens\) = \(1, 64\) for patch_size 4"):
         MaskedL2Loss(4)(output(image), image)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [(MaskedL2Loss, (8,)), (SubpatchStructureLoss, (8, 4)), (TissueWeightedLoss, (8, 4))]
+)
+def test_the_mean_over_samples_does_not_depend_on_the_batches(kind, sizes):
+    """Samples with different numbers of scored tokens: a batch of four, and two of two."""
+    torch.manual_seed(1)
+    image, prediction = torch.randn(2, 4, 1, 16, 16, 16)
+    masked = torch.arange(8) < torch.tensor([[1], [8], [3], [5]])
+    target = {"image": image, "valid": torch.ones(4, 8, dtype=torch.bool), "label": (image > 1).float()}
+    loss = kind(*sizes, reduction="samples")
+    whole = loss(output(prediction, masked), target)
+    parts = []
+    for part in (slice(0, 2), slice(2, 4)):
+        inside = {key: value[part] for key, value in target.items()}
+        parts.append(loss(output(prediction[part], masked[part]), inside))
+    assert whole.item() == pytest.approx(torch.stack(parts).mean().item(), rel=1e-6)
+    by_tokens = kind(*sizes)
+    singles = [by_tokens(one_sample(output(prediction, masked), n), one_sample(target, n)) for n in range(4)]
+    assert whole.item() == pytest.approx(torch.stack(singles).mean().item(), rel=1e-6)
+    assert whole.item() != pytest.approx(by_tokens(output(prediction, masked), target).item(), rel=1e-3)
+
+
+def test_another_reduction_is_refused():
+    with pytest.raises(ValueError, match="`reduction` must be one of tokens, samples, got 'mean'"):
+        MaskedL2Loss(8, reduction="mean")

@@ -46,3 +46,14 @@ def test_invalid_tokens_are_hidden():
     valid = torch.zeros(1, 64, dtype=torch.bool)
     valid[0, :20] = True
     assert not (~network(x, valid=valid)["masked"] & ~valid).any()
+
+
+def test_the_ratio_is_that_of_the_valid_tokens_of_the_sample_that_has_fewest():
+    """MONAI's encoder wants as many visible tokens in every sample; invalid ones are never among them."""
+    network, x, noise = small(), torch.randn(2, 1, 32, 32, 32), torch.rand(2, 64)
+    valid = torch.arange(64) < torch.tensor([[40], [64]])
+    masked = network(x, valid=valid, noise=noise)["masked"]
+    assert (~masked).sum(dim=1).tolist() == [10, 10]
+    assert masked[~valid].all()
+    few = torch.arange(64) < torch.tensor([[2], [64]])
+    assert (~network(x, valid=few, noise=noise)["masked"]).sum(dim=1).tolist() == [1, 1]
