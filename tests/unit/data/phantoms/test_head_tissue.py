@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from bertswin_ext.data.phantoms.head_tissue import fill_with_tissue
 from bertswin_ext.data.phantoms.jaw_map import read_jaw_map
@@ -15,14 +14,6 @@ from tests.unit.data.phantoms.drawn_jaw import (
     eroded,
     half_map,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def filled(label, affine, seed=0):

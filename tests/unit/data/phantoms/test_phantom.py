@@ -15,14 +15,6 @@ CLEAN = {"noise": False, "artefacts": False}
 SEEDS = (0, 1, 2, 3, 4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def fine():
     """Clean phantoms at 0.3 mm, long enough from back to front to hold the ear canal."""

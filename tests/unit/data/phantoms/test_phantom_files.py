@@ -6,20 +6,11 @@ import logging
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from bertswin_ext.data.phantoms import phantom_files as module
 from bertswin_ext.data.phantoms.phantom_files import write_phantoms
 
 SMALL = {"size": 24, "spacing_mm": 1.6}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def head_centre(label, affine):

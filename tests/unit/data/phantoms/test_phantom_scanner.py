@@ -36,14 +36,6 @@ PLAIN = Scanner(
 AFFINE = np.array([[-4.0, 0.0, 1.0, 90.0], [0.0, 3.0, 0.0, -70.0], [1.0, 0.0, 5.0, -30.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def rng(seed=0):
     return np.random.default_rng(seed)
 

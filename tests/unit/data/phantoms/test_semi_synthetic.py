@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from bertswin_ext.data.datalist import load_datalist
 from bertswin_ext.data.phantoms.semi_synthetic import make_semi_synthetic, write_semi_synthetic
@@ -22,14 +21,6 @@ JAW_MAP = REAL / "L1_cbct_jaw_labels_only" / "PostDentalSurgery_Segmentation.nii
 
 MM = 1.6
 CLEAN = {"noise": False, "artefacts": False}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
