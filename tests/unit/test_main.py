@@ -194,7 +194,7 @@ def test_prepare_says_what_was_refused(raw, tmp_path, capsys):
     assert status_of("--input", raw, "--output", tmp_path / "store", *SMALL) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == "1 of 2 scans were refused, see the report."
-    assert f"refused  b.nii: {raw}/b.nii: the file cannot be read" in captured.out
+    assert "refused  b.nii: the file cannot be read" in captured.out
 
 
 @pytest.mark.parametrize(
