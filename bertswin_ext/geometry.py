@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FieldOfView", "Floats", "moved", "spacing_of"]
+__all__ = ["FieldOfView", "Floats", "is_inside", "moved", "spacing_of"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +28,17 @@ def moved(matrix: npt.ArrayLike, points: npt.ArrayLike) -> Floats:
 def spacing_of(affine: npt.ArrayLike) -> Floats:
     """Edges of a voxel in mm along i, j, k, from an affine (4, 4)."""
     return np.asarray(np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0))
+
+
+def is_inside(index_vox: npt.ArrayLike, shape: Sequence[int]) -> bool:
+    """Whether an index (3,) lies in a volume of this shape, whose outer voxels reach half a voxel beyond their centres.
+
+    Example:
+        >>> is_inside([-0.4, 0.0, 3.4], (4, 4, 4)), is_inside([0.0, 0.0, 3.6], (4, 4, 4))
+        (True, False)
+    """
+    index = np.asarray(index_vox, dtype=np.float64)
+    return not bool((index < -0.5).any() or (index > np.array(shape) - 0.5).any())
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ def load_datalist(source: str | Path, fold: int = 0, val_fraction: float = 0.2, 
     if path.is_dir():
         folder, lists, prepared = path, _from_folder(path), None
     else:
-        folder, lists, prepared = path.parent, load_items(path), _content(path).get("prepared")
+        content = _content(path)
+        folder, lists, prepared = path.parent, _items(path, content), content.get("prepared")
     training, validation = _split(path, lists, fold, val_fraction, seed)
     return Datalist(training, validation, str(path), _sha256(training, validation, folder), prepared)
 
@@ -108,7 +109,11 @@ def load_items(path: Path) -> dict[str, list[Item]]:
     Raises:
         ValueError: with all faults of the file at once.
     """
-    content = _content(path)
+    return _items(path, _content(path))
+
+
+def _items(path: Path, content: dict[str, Any]) -> dict[str, list[Item]]:
+    """Check the lists of a datalist that has been read, and make their paths absolute."""
     lists = {section: content.get(section) or [] for section in _SECTIONS}
     for section, items in lists.items():
         if not isinstance(items, list):

@@ -17,7 +17,7 @@ from bertswin_ext.data.datalist import Item, load_datalist
 from bertswin_ext.data.preparation.intensity import why_not_hu
 from bertswin_ext.data.reading.volume_reader import VolumeReader
 from bertswin_ext.errors import VolumeError, listed, times
-from bertswin_ext.geometry import FieldOfView, moved
+from bertswin_ext.geometry import FieldOfView, is_inside, moved
 
 Array = npt.NDArray[Any]
 
@@ -54,15 +54,14 @@ def check_datalist(
     views: dict[tuple[Any, Any], list[Item]] = {}
     for item in datalist.training + datalist.validation:
         views.setdefault((item["image"], item.get("label")), []).append(item)
-    items = {key: joints[0] for key, joints in views.items()}
-    names = [os.path.relpath(item["image"], folder) for item in items.values()]
-    widths = [max(map(len, ["file", *names])), max(len("patient"), *(len(item["patient"]) for item in items.values()))]
+    names = [os.path.relpath(image, folder) for image, _ in views]
+    patients = [joints[0]["patient"] for joints in views.values()]
+    widths = [max(map(len, ["file", *names])), max(map(len, ["patient", *patients]))]
     _write_line(widths, "file", "patient", "shape", "spacing mm", "values", "verdict")
     faults = []
-    for name, joints in zip(names, views.values(), strict=True):
-        item = joints[0]
+    for name, patient, joints in zip(names, patients, views.values(), strict=True):
         cells, verdict, found = _check_item(joints, crop, is_prepared=datalist.prepared is not None)
-        _write_line(widths, name, item["patient"], *cells, verdict)
+        _write_line(widths, name, patient, *cells, verdict)
         faults += found
     training, validation = len(datalist.training), len(datalist.validation)
     sys.stdout.write(f"{training} training and {validation} validation items, sha256 {datalist.sha256}\n")
@@ -161,8 +160,7 @@ def _center_faults(item: Item, shape: tuple[int, ...], affine: Array) -> list[st
     """List joints that lie outside their image, or outside what the scanner saw."""
     if "center_mm" not in item:
         return []
-    index = moved(np.linalg.inv(affine), item["center_mm"])
-    if (index < -0.5).any() or (index > np.array(shape) - 0.5).any():
+    if not is_inside(moved(np.linalg.inv(affine), item["center_mm"]), shape):
         return [f'"center_mm" {item["center_mm"]} lies outside the volume. Is it LPS, or of another scan?']
     if "fov" in item and not FieldOfView.of_item(item["fov"]).contains(item["center_mm"]):
         return [f'"center_mm" {item["center_mm"]} lies outside the field of view {item["fov"]}. Correct one of them.']

@@ -15,7 +15,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from bertswin_ext.errors import times
-from bertswin_ext.geometry import FieldOfView, Floats, moved, spacing_of
+from bertswin_ext.geometry import FieldOfView, Floats, is_inside, moved, spacing_of
 from bertswin_ext.stored_volume import StoredVolume
 from bertswin_ext.transforms.crop_plan import CropPlan, center_range, crop_axes, feasible_center, plan_crop
 
@@ -307,7 +307,7 @@ def _joint_vox(center_mm: npt.ArrayLike, grid: _Grid) -> Floats:
     if center.shape != (3,) or not np.isfinite(center).all():
         raise ValueError(f"{grid.name}: the joint's centre must be 3 finite numbers in mm, got {center_mm!r}.")
     index = moved(np.linalg.inv(grid.affine), center)
-    if (index < -0.5).any() or (index > np.array(grid.shape) - 0.5).any():
+    if not is_inside(index, grid.shape):
         raise ValueError(
             f"{grid.name}: the joint's centre {center.round(2).tolist()} mm (RAS) is voxel "
             f"{index.round(1).tolist()}, outside the volume of {times(grid.shape)} voxels. Correct it in the datalist."

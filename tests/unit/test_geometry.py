@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from bertswin_ext.geometry import FieldOfView, moved, spacing_of
+from bertswin_ext.geometry import FieldOfView, is_inside, moved, spacing_of
 
 UPRIGHT = FieldOfView((10.0, -20.0, 30.0), 88.0)
 TILTED = FieldOfView((10.0, -20.0, 30.0), 88.0, (1.0, 2.0, 3.0))
@@ -158,3 +158,11 @@ def test_a_datalist_may_leave_out_the_axis():
 def test_messages(entry, message):
     with pytest.raises(ValueError, match=message):
         FieldOfView.of_item(entry)
+
+
+@pytest.mark.parametrize(
+    ("index", "inside"),
+    [((0, 0, 0), True), ((-0.5, 4.5, 2.5), True), ((-0.51, 0, 0), False), ((0, 4.51, 0), False), ((0, 0, 3), False)],
+)
+def test_a_volume_reaches_half_a_voxel_beyond_its_outer_centres(index, inside):
+    assert is_inside(index, (4, 5, 3)) is inside

@@ -13,7 +13,7 @@ from bertswin_ext.data.preparation.scan_reading import MANDIBLE
 from bertswin_ext.data.preparation.scans import Scan
 from bertswin_ext.data.preparation.working_grid import OrientedScan, WorkingGrid
 from bertswin_ext.errors import VolumeError
-from bertswin_ext.geometry import FieldOfView, moved
+from bertswin_ext.geometry import FieldOfView, is_inside, moved
 
 __all__ = ["cut_off", "field_of_view_of", "joints_of"]
 
@@ -112,7 +112,7 @@ def _check_inside(scan: Scan, joint: JointCenter, grid: WorkingGrid, fov: FieldO
     """Raise if a joint is not in the scan, or not in what the scanner saw."""
     index = grid.index_of(joint.center_mm)
     where = f"{scan.path}: the {joint.joint} joint ({joint.origin}) at {_point(joint.center_mm)}"
-    if (index < -0.5).any() or (index > np.array(grid.size) - 0.5).any():
+    if not is_inside(index, grid.size):
         corners = [moved(grid.affine(), corner) for corner in ((0, 0, 0), np.array(grid.size) - 1)]
         raise VolumeError(
             f"{where} lies outside the scan, which reaches from {_point(corners[0])} to {_point(corners[1])}. Are the "
