@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -78,6 +79,7 @@ class WindowAttention(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, window_size: Sequence[int]) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.num_tokens = math.prod(window_size)
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
         spans = [2 * window - 1 for window in window_size]
@@ -90,7 +92,7 @@ class WindowAttention(nn.Module):
         """Bias of every pair of tokens in a window: (heads, w, w)."""
         # index_select on the transposed table: several times faster, both ways, than advanced indexing
         bias = self.relative_position_bias_table.t().index_select(1, self.relative_position_index)
-        return bias.unflatten(1, (round(bias.shape[1] ** 0.5), -1))
+        return bias.unflatten(1, (self.num_tokens, self.num_tokens))
 
     def forward(self, windows: torch.Tensor, blocked: torch.Tensor | None = None) -> torch.Tensor:
         """Attend within every window.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,11 +27,17 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         img_size: voxels per axis.
         patch_size: edge of a cubic patch in voxels.
         **kwargs: everything else that MONAI's network takes.
+
+    Attributes:
+        arguments: all of these with MONAI's defaults, what an equal network is built with.
     """
 
     def __init__(self, in_channels: int, img_size: int | Sequence[int], patch_size: int, **kwargs: Any) -> None:
         super().__init__(in_channels, img_size, patch_size, **kwargs)
         sizes = ensure_tuple_rep(img_size, 3)
+        given = inspect.signature(MaskedAutoEncoderViT).bind(in_channels, list(sizes), patch_size, **kwargs)
+        given.apply_defaults()
+        self.arguments: dict[str, Any] = dict(given.arguments)
         self.in_channels = in_channels
         self.grid_size = tuple(size // patch_size for size in sizes)
         self._noise: torch.Tensor | None = None

@@ -1,21 +1,22 @@
-"""Weights in and out: the authors' checkpoints, axis order, and a report of what matched."""
+"""Weights in and out: the authors' checkpoints and their axis order, whole networks, exported encoders."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from bertswin_ext.files import written_whole
+from bertswin_ext.errors import listed_under
+from bertswin_ext.networks.checkpoint import read_checkpoint, tensors_of
 from bertswin_ext.networks.masked_autoencoder import BertsWinMAE
-from bertswin_ext.voxels import VOXELS
+from bertswin_ext.networks.record import AdaptationRecord, save_weights
+from bertswin_ext.networks.vit_mae import ViTMAE
+from bertswin_ext.networks.weight_report import WeightReport, compare_weights, refuse_poor_match
 
 __all__ = [
     "WeightReport",
@@ -30,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 AxisOrder = Literal["zyx", "ijk"]
 
-_WRAPPERS = ("model_state_dict", "state_dict", "model", "network")
-_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
+# MONAI's mask tokens are of the decoder's width; ours are what the encoder sees
+_DECODER = re.compile(r"decoder[._]|mask_tokens$")
 _DERIVED = re.compile(r"(^pos_embed$|\.relative_position_index$)")
 _RENAMES = (
     (re.compile(r"^mask_token_enc$"), "mask_token"),
@@ -43,66 +44,6 @@ _RENAMES = (
 )
 _STEM_KEY = re.compile(r"^patch_embed\.(\d+)\.")
 _LAYERS_PER_STAGE = 3
-
-
-@dataclass(frozen=True)
-class WeightReport:
-    """What became of the tensors of a checkpoint.
-
-    Attributes:
-        matched: names found on both sides with the same shape.
-        missing: names of the network that the checkpoint lacks.
-        unexpected: names of the checkpoint that the network lacks.
-        mismatched: names found on both sides, with both shapes spelled out.
-    """
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
-
-    @property
-    def match(self) -> float:
-        """Share of the network's tensors that the checkpoint fills."""
-        return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.mismatched))
-
-    def __str__(self) -> str:
-        """One line per kind, long lists cut."""
-        total = len(self.matched) + len(self.missing) + len(self.mismatched)
-        lines = [f"{len(self.matched)} of the network's {total} tensors matched"]
-        for kind in ("missing", "unexpected", "mismatched"):
-            names = getattr(self, kind)
-            if names:
-                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                lines.append(f"{len(names)} {kind}: {', '.join(names[:5])}{more}")
-        return "; ".join(lines)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a file of tensors without running code from it.
-
-    Args:
-        path: a file written by ``torch.save``.
-
-    Returns:
-        Its content, on the CPU.
-
-    Raises:
-        ValueError: the file is missing, torn, not a checkpoint, or holds more than tensors and plain values.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"Checkpoint {path} does not exist. Check the path.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"Checkpoint {path} cannot be read: {reason} It is torn, no checkpoint, or holds other things than "
-            "tensors. Copy it again, or save only the state dict."
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"Checkpoint {path} must hold a dictionary, found {type(content).__name__}.")
-    return dict(content)
 
 
 def convert_upstream_state_dict(
@@ -131,39 +72,45 @@ def convert_upstream_state_dict(
     """
     if axes not in ("zyx", "ijk"):
         raise ValueError(f"`axes` must be 'zyx' or 'ijk', got {axes!r}.")
-    upstream = _unwrap(checkpoint)
+    upstream = tensors_of(checkpoint)
     num_stages = (max(_stem_layers(upstream), default=0)) // _LAYERS_PER_STAGE
     converted = {_rename(key, num_stages): value for key, value in upstream.items() if not _DERIVED.search(key)}
     if axes == "zyx":
         converted = {key: _reverse_axes(key, value) for key, value in converted.items()}
-    report = _compare(converted, network)
-    _refuse_poor_match(report, min_match, "The checkpoint")
+    report = compare_weights(converted, network.state_dict())
+    refuse_poor_match(report, min_match, "The checkpoint")
     return converted, report
 
 
-def load_weights(network: nn.Module, path: str | Path, min_match: float = 1.0) -> WeightReport:
+def load_weights(
+    network: nn.Module, path: str | Path, min_match: float = 1.0, record: AdaptationRecord | None = None
+) -> WeightReport:
     """Fill a network from a checkpoint file: a state dict, or one wrapped under ``model``.
 
     Args:
         network: the network to fill.
         path: a file written by ``torch.save``.
         min_match: least share of the network's tensors that must be filled.
+        record: what the configuration gives the network; compared with the file's record where there is one.
 
     Returns:
         What matched.
 
     Raises:
-        ValueError: the file is unreadable, or too little matches.
+        ValueError: the file is unreadable, too little matches, or its record differs from ``record``.
     """
-    state_dict = _unwrap(read_checkpoint(path))
-    report = _compare(state_dict, network)
-    _refuse_poor_match(report, min_match, f"Checkpoint {path}")
+    content = read_checkpoint(path)
+    if record is not None and "record" in content:
+        _check_record(AdaptationRecord.from_plain(content["record"], path), record, path)
+    state_dict = tensors_of(content)
+    report = compare_weights(state_dict, network.state_dict())
+    refuse_poor_match(report, min_match, f"Checkpoint {path}")
     network.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
     logger.info("%s: %s", path, report)
     return report
 
 
-def save_encoder(network: BertsWinMAE, path: str | Path, spacing_mm: float | Sequence[float]) -> None:
+def save_encoder(network: BertsWinMAE | ViTMAE, path: str | Path, spacing_mm: float | Sequence[float]) -> None:
     """Write everything of a network but its decoder, with a record of what the weights expect of their input.
 
     Args:
@@ -172,23 +119,12 @@ def save_encoder(network: BertsWinMAE, path: str | Path, spacing_mm: float | Seq
         spacing_mm: edge of the voxels it was trained on.
 
     Raises:
-        ValueError: the network is not a `BertsWinMAE`.
+        ValueError: the network is neither a `BertsWinMAE` nor a `ViTMAE`.
     """
-    if not isinstance(network, BertsWinMAE):
-        raise ValueError(f"Only a BertsWinMAE has an encoder to export, got {type(network).__name__}.")
-    state_dict = {key: value.cpu() for key, value in network.state_dict().items() if not key.startswith("decoder.")}
-    record = {
-        "arguments": network.arguments,
-        "axes": "RAS",
-        "spacing_mm": list(spacing_mm) if isinstance(spacing_mm, Sequence) else [float(spacing_mm)] * 3,
-        "min_hu": VOXELS.min_hu,
-        "max_hu": VOXELS.max_hu,
-        "mean_hu": VOXELS.mean_hu,
-        "std_hu": VOXELS.std_hu,
-    }
-    with written_whole(path) as temporary:
-        torch.save({"model": state_dict, "record": record}, temporary)
-    logger.info("encoder of %d tensors written to %s", len(state_dict), path)
+    if not isinstance(network, BertsWinMAE | ViTMAE):
+        raise ValueError(f"Only a BertsWinMAE or a ViTMAE has an encoder to export, got {type(network).__name__}.")
+    encoder = {key: value for key, value in network.state_dict().items() if not _DECODER.match(key)}
+    save_weights(encoder, path, AdaptationRecord.of(network, spacing_mm))
 
 
 def load_encoder(path: str | Path) -> BertsWinMAE:
@@ -201,28 +137,35 @@ def load_encoder(path: str | Path) -> BertsWinMAE:
         The network.
 
     Raises:
-        ValueError: the file is unreadable, or is no exported encoder.
+        ValueError: the file is unreadable, or is no exported encoder of a `BertsWinMAE`.
     """
     content = read_checkpoint(path)
     if "record" not in content:
         raise ValueError(f"{path} is no exported encoder: it has no `record`. Write one with export_encoder.json.")
-    network = BertsWinMAE(**content["record"]["arguments"])
-    report = _compare(_unwrap(content), network)
-    lacking = [key for key in report.missing if not key.startswith("decoder.")]
+    record = AdaptationRecord.from_plain(content["record"], path)
+    if record.method != BertsWinMAE.__name__:
+        raise ValueError(
+            f"{path} holds the weights of a {record.method}, not the encoder of a BertsWinMAE. Build a network for it "
+            "and fill that with load_pretrained or load_weights."
+        )
+    network, weights = BertsWinMAE(**record.arguments), tensors_of(content)
+    report = compare_weights(weights, network.state_dict())
+    lacking = [key for key in report.missing if not _DECODER.match(key)]
     if lacking or report.mismatched:
         raise ValueError(f"{path} does not fit the network of its own record: {report}. Export it again.")
-    network.load_state_dict(content["model"], strict=False)
+    network.load_state_dict(weights, strict=False)
     return network
 
 
-def _unwrap(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors themselves, without wrapper or prefixes."""
-    for wrapper in _WRAPPERS:
-        inner = checkpoint.get(wrapper)
-        if isinstance(inner, Mapping):
-            checkpoint = inner
-            break
-    return {_PREFIX.sub("", key): value for key, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+def _check_record(theirs: AdaptationRecord, ours: AdaptationRecord, path: str | Path) -> None:
+    """Weights are worth nothing on voxels, values or classes that they did not learn."""
+    faults = theirs.differences(ours)
+    if theirs.labels is not None and ours.labels is not None and theirs.labels != ours.labels:
+        found, wanted = ", ".join(theirs.labels), ", ".join(ours.labels)
+        faults.append(f"labels: the network learnt {found}, the configuration has {wanted}")
+    if faults:
+        remedy = "Use the configuration that the weights were trained with, or train again."
+        raise ValueError(listed_under(f"The weights of {path} do not fit the configuration. {remedy} Found", faults))
 
 
 def _stem_layers(keys: Iterable[str]) -> list[int]:
@@ -280,27 +223,3 @@ def _reverse_table(table: torch.Tensor) -> torch.Tensor:
             f"Axes can only be reversed for a cubic window, the bias table has {len(table)} rows. Use axes='ijk'."
         )
     return table.unflatten(0, (span, span, span)).permute(2, 1, 0, 3).flatten(0, 2).contiguous()
-
-
-def _compare(state_dict: Mapping[str, torch.Tensor], network: nn.Module) -> WeightReport:
-    """Match names and shapes."""
-    own = network.state_dict()
-    both = [key for key in own if key in state_dict]
-    matched = [key for key in both if own[key].shape == state_dict[key].shape]
-    mismatched = [
-        f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in both
-        if own[key].shape != state_dict[key].shape
-    ]
-    missing = [key for key in own if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in own]
-    return WeightReport(tuple(matched), tuple(missing), tuple(unexpected), tuple(mismatched))
-
-
-def _refuse_poor_match(report: WeightReport, min_match: float, what: str) -> None:
-    """Weights that do not belong to the network would leave random layers behind."""
-    if report.match < min_match:
-        raise ValueError(
-            f"{what} does not fit the network: {report}. At least {min_match:.0%} must match. "
-            "Build the network with the checkpoint's sizes."
-        )

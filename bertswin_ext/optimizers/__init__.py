@@ -4,6 +4,7 @@ from bertswin_ext.optimizers.arbiter import Arbiter
 from bertswin_ext.optimizers.conductor import GradientConductor
 from bertswin_ext.optimizers.gradient_bank import GradientBank
 from bertswin_ext.optimizers.lion_lars import LionLARS
+from bertswin_ext.optimizers.parameter_groups import parameter_groups
 from bertswin_ext.optimizers.resolvers import Thresholds, smooth, stronger, zoned
 from bertswin_ext.optimizers.statistics import Conflict, StepStatistics
 
@@ -15,6 +16,7 @@ __all__ = [
     "LionLARS",
     "StepStatistics",
     "Thresholds",
+    "parameter_groups",
     "smooth",
     "stronger",
     "zoned",

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bertswin_ext.networks import (
     BertsWinMAE,
+    ViTMAE,
     bertswin_tiny,
     convert_upstream_state_dict,
     load_encoder,
@@ -10,6 +13,7 @@ from bertswin_ext.networks import (
     read_checkpoint,
     save_encoder,
 )
+from bertswin_ext.networks.record import AdaptationRecord, save_network
 from tests.golden import reference
 
 
@@ -113,33 +117,13 @@ def test_load_weights_round_trip(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
 
 
-def test_unreadable_checkpoints(tmp_path):
-    with pytest.raises(ValueError, match=r"Checkpoint .*gone\.pt does not exist\. Check the path\."):
-        read_checkpoint(tmp_path / "gone.pt")
-    torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pt")
-    data = (tmp_path / "whole.pt").read_bytes()
-    cases = {"torn.pt": data[: len(data) // 2], "empty.pt": b"", "text.pt": b"hello world"}
-    for name, content in cases.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"Checkpoint .*{name} cannot be read: .*Copy it again"):
-            read_checkpoint(tmp_path / name)
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"list\.pt must hold a dictionary, found list\."):
-        read_checkpoint(tmp_path / "list.pt")
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    torch.save({"network": torch.nn.Linear(2, 2)}, tmp_path / "pickled.pt")
-    with pytest.raises(ValueError, match=r"pickled\.pt cannot be read: .*other things than tensors"):
-        read_checkpoint(tmp_path / "pickled.pt")
-
-
 def test_an_exported_encoder_comes_back(tmp_path):
     network = bertswin_tiny(img_size=32, window_size=(2, 2, 4))
     save_encoder(network, tmp_path / "encoder.pt", spacing_mm=0.4)
     record = read_checkpoint(tmp_path / "encoder.pt")["record"]
     assert record["spacing_mm"] == [0.4, 0.4, 0.4]
     assert record["mean_hu"] == -21.14
+    assert record["method"] == "BertsWinMAE"
     loaded = load_encoder(tmp_path / "encoder.pt")
     x = torch.randn(1, 1, 32, 32, 32)
     assert torch.equal(loaded.encode_patches(x), network.encode_patches(x))
@@ -147,8 +131,54 @@ def test_an_exported_encoder_comes_back(tmp_path):
 
 
 def test_what_is_no_encoder(tmp_path):
-    with pytest.raises(ValueError, match=r"Only a BertsWinMAE has an encoder to export, got Linear\."):
+    with pytest.raises(ValueError, match=r"Only a BertsWinMAE or a ViTMAE has an encoder to export, got Linear\."):
         save_encoder(torch.nn.Linear(2, 2), tmp_path / "encoder.pt", 0.2)
     torch.save({"model": {}}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"model\.pt is no exported encoder: it has no `record`\."):
         load_encoder(tmp_path / "model.pt")
+    network = bertswin_tiny()
+    save_encoder(network, tmp_path / "encoder.pt", 0.2)
+    content = read_checkpoint(tmp_path / "encoder.pt")
+    del content["model"]["encoder.blocks.0.norm1.bias"]
+    torch.save(content, tmp_path / "encoder.pt")
+    with pytest.raises(ValueError, match=r"encoder\.pt does not fit the network of its own record: .*Export it again"):
+        load_encoder(tmp_path / "encoder.pt")
+
+
+def test_the_encoder_of_the_baseline_is_everything_but_its_decoder(tmp_path):
+    small = {"hidden_size": 24, "mlp_dim": 48, "num_layers": 1, "num_heads": 2}
+    network = ViTMAE(1, (16, 16, 8), 8, **small)
+    save_encoder(network, tmp_path / "encoder.pt", spacing_mm=0.4)
+    content = read_checkpoint(tmp_path / "encoder.pt")
+    left_out = set(network.state_dict()) - set(content["model"])
+    assert {key.split(".")[0] for key in left_out} == {
+        "decoder_embed",
+        "decoder_blocks",
+        "decoder_pred",
+        "decoder_pos_embedding",
+        "mask_tokens",
+    }
+    assert content["record"]["method"] == "ViTMAE"
+    again = ViTMAE(**content["record"]["arguments"])
+    assert again.load_state_dict(content["model"], strict=False).unexpected_keys == []
+    assert again.arguments == network.arguments
+    with pytest.raises(
+        ValueError, match=r"encoder\.pt holds the weights of a ViTMAE, not the encoder of a BertsWinMAE"
+    ):
+        load_encoder(tmp_path / "encoder.pt")
+
+
+def test_weights_are_not_loaded_into_another_configuration(tmp_path):
+    network, path = bertswin_tiny(), tmp_path / "model.pt"
+    learnt = AdaptationRecord.of(network, 0.4, labels=["background", "mandible", "skull"])
+    save_network(network, path, learnt)
+    assert load_weights(network, path, record=learnt).match == 1.0
+    assert load_weights(network, path, record=replace(learnt, labels=None)).match == 1.0
+    other = replace(learnt, spacing_mm=(0.2, 0.2, 0.2), labels=("background", "bone"))
+    with pytest.raises(ValueError, match=r"model\.pt do not fit the configuration.*\n.*0\.4 mm.* 0\.2 mm\n") as error:
+        load_weights(network, path, record=other)
+    assert "labels: the network learnt background, mandible, skull, the configuration has background, bone" in str(
+        error.value
+    )
+    torch.save(network.state_dict(), path)
+    assert load_weights(network, path, record=other).match == 1.0
