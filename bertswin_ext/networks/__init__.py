@@ -13,6 +13,7 @@ from bertswin_ext.networks.presets import (
 from bertswin_ext.networks.pretrained import load_pretrained
 from bertswin_ext.networks.record import AdaptationRecord, read_record, save_network
 from bertswin_ext.networks.segmenter import BertsWinSegmenter
+from bertswin_ext.networks.stem_tuning import StemTuner
 from bertswin_ext.networks.vit_mae import ViTMAE
 from bertswin_ext.networks.vit_segmenter import ViTSegmenter
 from bertswin_ext.networks.weights import (
@@ -30,6 +31,7 @@ __all__ = [
     "BertsWinFeatures",
     "BertsWinMAE",
     "BertsWinSegmenter",
+    "StemTuner",
     "ViTMAE",
     "ViTSegmenter",
     "WeightReport",
