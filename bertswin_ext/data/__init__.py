@@ -1,6 +1,6 @@
 """Data: datalists, volumes, preparation, phantoms, and the training stream."""
 
-from bertswin_ext.data.datalist import Datalist, load_datalist
+from bertswin_ext.data.datalist import Datalist, are_prepared, load_datalist, split_sha256
 from bertswin_ext.data.datalist_check import check_datalist
 from bertswin_ext.data.phantoms.jaw_map import DENTAL_SEGMENTATOR
 from bertswin_ext.data.phantoms.phantom import Phantom, make_phantom
@@ -34,6 +34,7 @@ __all__ = [
     "Uncollated",
     "VolumeError",
     "VolumeReader",
+    "are_prepared",
     "check_datalist",
     "estimate_field_of_view",
     "export_hdf5",
@@ -45,6 +46,7 @@ __all__ = [
     "make_phantom",
     "make_semi_synthetic",
     "prepare",
+    "split_sha256",
     "write_phantoms",
     "write_semi_synthetic",
 ]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,17 @@ def load_datalist(source: str | Path, fold: int = 0, val_fraction: float = 0.2, 
         folder, lists, prepared = path.parent, _items(path, content), content.get("prepared")
     training, validation = _split(path, lists, fold, val_fraction, seed)
     return Datalist(training, validation, str(path), _sha256(training, validation, folder), prepared)
+
+
+def are_prepared(items: Sequence[Item]) -> bool:
+    """Whether all items are volumes of a store that ``python -m bertswin_ext prepare`` wrote, which carry a hash."""
+    return bool(items) and all("sha256" in item for item in items)
+
+
+def split_sha256(training: Sequence[Item], validation: Sequence[Item]) -> str:
+    """Hash of a split whose items need not come from a datalist: the same for files that were moved together."""
+    folders = [os.path.dirname(item[key]) for item in [*training, *validation] for key in _PATHS if key in item]
+    return _sha256(training, validation, Path(os.path.commonpath(folders)))
 
 
 def _from_folder(folder: Path) -> dict[str, list[Item]]:
@@ -299,7 +310,7 @@ def _fold_faults(items: list[Item], fold: int, is_single: bool) -> list[str]:
     return faults
 
 
-def _sha256(training: list[Item], validation: list[Item], folder: Path) -> str:
+def _sha256(training: Sequence[Item], validation: Sequence[Item], folder: Path) -> str:
     """Hash a split with paths relative to the folder of the datalist."""
     split = {
         section: [

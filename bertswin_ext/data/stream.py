@@ -93,6 +93,7 @@ class ShareSampler(Sampler[int]):
         rank: number of this process.
         num_ranks: number of processes; where there are more of them than items, some items come twice, so that no
             process is left without one.
+        allow_empty: take no items for what they are, where a run can do without validation.
 
     Raises:
         ValueError: there are no items.
@@ -102,10 +103,11 @@ class ShareSampler(Sampler[int]):
         ([1, 3], [0])
     """
 
-    def __init__(self, num_items: int, rank: int = 0, num_ranks: int = 1) -> None:
-        if num_items < 1:
+    def __init__(self, num_items: int, rank: int = 0, num_ranks: int = 1, allow_empty: bool = False) -> None:
+        if num_items < 1 and not allow_empty:
             raise ValueError("There are no volumes to validate on. Add some to the datalist, or raise `val_fraction`.")
-        self.indices = list(range(rank, num_items, num_ranks)) or [rank % num_items]
+        surplus = [rank % num_items] if num_items else []
+        self.indices = list(range(rank, num_items, num_ranks)) or surplus
 
     def __iter__(self) -> Iterator[int]:
         """Indices of the share."""

@@ -15,29 +15,16 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from bertswin_ext.errors import times
-from bertswin_ext.geometry import FieldOfView, Floats, is_inside, moved, spacing_of
+from bertswin_ext.geometry import FieldOfView, Floats, spacing_of
 from bertswin_ext.stored_volume import StoredVolume
 from bertswin_ext.transforms.crop_plan import CropPlan, center_range, crop_axes, feasible_center, plan_crop
+from bertswin_ext.transforms.joint_place import is_left, joint_vox
+from bertswin_ext.transforms.volume_grid import Volume, grid_of
 
 __all__ = ["RandJointCrop", "RandJointCropd"]
 
-Volume = StoredVolume | Tensor
-
 _NUM_DRAWS = 7
 _GRID_TOLERANCE_MM = 1e-3
-
-
-class _Grid(NamedTuple):
-    """Where a volume's voxels are."""
-
-    shape: tuple[int, int, int]
-    affine: Floats
-    file: str | None
-
-    @property
-    def name(self) -> str:
-        """The volume in a message."""
-        return self.file or "the volume"
 
 
 class _Pose(NamedTuple):
@@ -116,8 +103,8 @@ class RandJointCrop(RandomizableTransform):  # type: ignore[misc]
         fov: FieldOfView | Mapping[str, Any] | None = None,
     ) -> CropPlan:
         """Where the crop lies, by the numbers drawn last; no voxel is read. See `__call__` for the arguments."""
-        grid, pose = _grid_of(volume), self._pose()
-        mirror = _is_left(joint, grid) and self.mirror_left
+        grid, pose = grid_of(volume), self._pose()
+        mirror = is_left(joint, grid) and self.mirror_left
         seen = fov if fov is None or isinstance(fov, FieldOfView) else FieldOfView.of_item(fov)
         if center_mm is None:
             low, high = center_range(grid.shape, self.roi_size, pose.scale)
@@ -126,7 +113,7 @@ class RandJointCrop(RandomizableTransform):  # type: ignore[misc]
             wanted = low - margin + pose.place * (high - low + 2 * margin)
         else:
             axes = crop_axes(spacing_of(grid.affine), pose.rotation_deg, pose.scale, mirror)
-            wanted = _joint_vox(center_mm, grid) - axes @ pose.jitter_vox
+            wanted = joint_vox(center_mm, grid) - axes @ pose.jitter_vox
         if self._is_plain():
             wanted = _on_grid(wanted, self.roi_size)
         center = feasible_center(wanted, grid.shape, grid.affine, self.roi_size, pose.scale, seen)
@@ -262,57 +249,16 @@ def _cut(volume: Volume, plan: CropPlan) -> Tensor:
     return MetaTensor(box, meta=meta, applied_operations=list(volume.applied_operations))
 
 
-def _grid_of(volume: Volume) -> _Grid:
-    """Shape, affine and file of a volume."""
-    if isinstance(volume, StoredVolume):
-        return _Grid(volume.shape, volume.affine, volume.path)
-    file = volume.meta.get("filename_or_obj") if isinstance(volume, MetaTensor) else None
-    if volume.ndim != 4:
-        raise ValueError(
-            f"{file or 'the volume'}: a volume must be (c, i, j, k), got {times(volume.shape)}. "
-            "Add `EnsureChannelFirstd` before."
-        )
-    affine = volume.affine.numpy(force=True) if isinstance(volume, MetaTensor) else np.eye(4)
-    i, j, k = volume.shape[1:]
-    return _Grid((i, j, k), affine.astype(np.float64), None if file is None else str(file))
-
-
 def _check_same_grid(volumes: Mapping[Hashable, Volume]) -> None:
     """Raise if volumes of an item do not lie on each other."""
-    (key, first), *others = ((key, _grid_of(volume)) for key, volume in volumes.items())
+    (key, first), *others = ((key, grid_of(volume)) for key, volume in volumes.items())
     for other_key, other in others:
         same = first.shape == other.shape and np.allclose(first.affine, other.affine, rtol=0, atol=_GRID_TOLERANCE_MM)
         if not same:
             raise ValueError(
-                f"The volumes of an item must be on the same grid: {key!r} ({first.name}) has {_written(first)}, "
-                f"{other_key!r} ({other.name}) has {_written(other)}. Resample the second onto the first."
+                f"The volumes of an item must be on the same grid: {key!r} ({first.name}) has {first.written}, "
+                f"{other_key!r} ({other.name}) has {other.written}. Resample the second onto the first."
             )
-
-
-def _written(grid: _Grid) -> str:
-    """Write a grid in words."""
-    return f"{times(grid.shape)} voxels and the affine {grid.affine[:3].round(4).tolist()}"
-
-
-def _is_left(joint: str | None, grid: _Grid) -> bool:
-    """Tell whether a joint is a left one."""
-    if joint not in (None, "left", "right"):
-        raise ValueError(f'{grid.name}: `joint` must be "left" or "right", got {joint!r}. Correct it in the datalist.')
-    return joint == "left"
-
-
-def _joint_vox(center_mm: npt.ArrayLike, grid: _Grid) -> Floats:
-    """Index of the joint, which must be in the volume."""
-    center = np.asarray(center_mm, dtype=np.float64)
-    if center.shape != (3,) or not np.isfinite(center).all():
-        raise ValueError(f"{grid.name}: the joint's centre must be 3 finite numbers in mm, got {center_mm!r}.")
-    index = moved(np.linalg.inv(grid.affine), center)
-    if not is_inside(index, grid.shape):
-        raise ValueError(
-            f"{grid.name}: the joint's centre {center.round(2).tolist()} mm (RAS) is voxel "
-            f"{index.round(1).tolist()}, outside the volume of {times(grid.shape)} voxels. Correct it in the datalist."
-        )
-    return index
 
 
 def _on_grid(center_vox: Floats, size: Sequence[int]) -> Floats:

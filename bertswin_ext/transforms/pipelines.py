@@ -16,11 +16,13 @@ from monai.transforms import (
 )
 
 from bertswin_ext.transforms.alias import Aliasd
+from bertswin_ext.transforms.check_label import CheckLabeld
 from bertswin_ext.transforms.checks import CheckSized, CheckVolumed
 from bertswin_ext.transforms.ct_noise import RandCTNoised
 from bertswin_ext.transforms.fov import TokenValidityd
 from bertswin_ext.transforms.hu_warp import RandHUWarpd
 from bertswin_ext.transforms.joint_crop import RandJointCropd
+from bertswin_ext.transforms.joint_region import JointRegiond
 from bertswin_ext.transforms.labelled import Labelledd
 from bertswin_ext.transforms.masking import RandTokenNoised
 from bertswin_ext.transforms.resample_crop import ResampleCropd
@@ -37,6 +39,8 @@ def volume_preprocessing(
     spacing_mm: float | Sequence[float] = VOXELS.spacing_mm,
     reader: Any = None,
     with_label: bool = False,
+    class_names: Sequence[str] | None = None,
+    region_mm: float | Sequence[float] | None = None,
 ) -> list[Transform]:
     """From a file to a checked volume in the network's voxels: RAS axes, resampled, still in HU.
 
@@ -49,6 +53,9 @@ def volume_preprocessing(
         spacing_mm: edge of a voxel, one number or three.
         reader: reader of the files, MONAI's choice when None.
         with_label: do the same with ``label``, where an item has one.
+        class_names: names of the labels' values from 0 on; labels that are not of the image, or hold other values, are
+            refused. None: labels are not checked.
+        region_mm: edges of the box around the joint that is kept; None, or no ``center_mm``: the whole volume.
 
     Returns:
         Transforms of ``image``, and of ``label``.
@@ -60,7 +67,9 @@ def volume_preprocessing(
         LoadImaged(**optional, reader=reader),
         EnsureChannelFirstd(**optional),
         CheckVolumed(keys="image"),
+        *([CheckLabeld(labels=class_names, allow_missing_keys=True)] if class_names else []),
         Orientationd(**optional, axcodes="RAS", labels=None),
+        JointRegiond(**optional, size_mm=region_mm),
         Spacingd(**optional, pixdim=spacing, mode=["bilinear", "nearest"][: len(keys)]),
         CheckSized(keys="image", roi_size=roi_size, tolerance_vox=1),
         SpatialPadd(**optional, spatial_size=roi_size, mode="edge"),
@@ -114,7 +123,11 @@ def pretraining_transforms(
 
 
 def device_transforms(
-    patch_size: int, with_label: bool = False, warp_prob: float = 0.0, noise_prob: float = 0.0
+    patch_size: int,
+    with_label: bool = False,
+    warp_prob: float = 0.0,
+    noise_prob: float = 0.0,
+    with_valid: bool = True,
 ) -> Compose:
     """What is left to do with a crop, on a GPU if there is one: one resampling, the field of view, and disturbances.
 
@@ -123,11 +136,12 @@ def device_transforms(
         with_label: also resample labels; items without one get an empty one, and ``has_label`` False.
         warp_prob: how often HU are warped.
         noise_prob: how often noise is added.
+        with_valid: tell which tokens lie in the field of view; a segmenter does not ask.
 
     Returns:
         The chain, which makes of a crop: ``image`` (1, i, j, k), standardized; ``input``, the same disturbed; ``valid``
-        (n,), which tokens lie in the field of view; ``noise`` (n,); and, with labels, ``label`` (1, i, j, k) and
-        ``has_label``.
+        (n,), which tokens lie in the field of view, if asked for; ``noise`` (n,); and, with labels, ``label``
+        (1, i, j, k) and ``has_label``.
     """
     keys = ["image", "label"] if with_label else ["image"]
     return Compose(
@@ -138,7 +152,7 @@ def device_transforms(
                 track_meta=False,
                 allow_missing_keys=True,
             ),
-            TokenValidityd(patch_size),
+            *([TokenValidityd(patch_size)] if with_valid else []),
             *([Labelledd()] if with_label else []),
             Aliasd("image", "input"),
             RandHUWarpd("input", prob=warp_prob),

@@ -121,7 +121,9 @@ def _filtered(
     name: str, types: str, mask: Mask, spacing_mm: Sequence[float], settings: Mapping[str, Any]
 ) -> npt.NDArray[Any]:
     """What a filter of ITK makes of a mask."""
-    image = itk.image_view_from_array(mask.astype(np.uint8))  # a view: the voxels live as long as this name
+    # a view: the voxels live as long as this name; ITK would take another order of them for another shape
+    voxels = np.ascontiguousarray(mask, dtype=np.uint8)
+    image = itk.image_view_from_array(voxels)
     image.SetSpacing([float(mm) for mm in spacing_mm[::-1]])
     # the class in its own module, because asking `itk` for it loads half of ITK, which takes seconds
     filter_class = getattr(import_module(f"itk.itk{name}Python"), f"itk{name}{types}")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bertswin_ext.connected_parts import connected_parts
 from bertswin_ext.data.datalist import JOINTS
-from bertswin_ext.data.preparation.connected_parts import connected_parts
 from bertswin_ext.data.preparation.landmarks import JointCenter
 from bertswin_ext.errors import VolumeError
 from bertswin_ext.geometry import Floats, moved, spacing_of

@@ -262,3 +262,9 @@ def test_no_process_is_left_without_an_item():
     assert [list(ShareSampler(2, rank, 3)) for rank in range(3)] == [[0], [1], [0]]
     with pytest.raises(ValueError, match=r"There are no volumes to validate on\. Add some to the datalist"):
         ShareSampler(0)
+
+
+def test_no_items_where_a_run_can_do_without():
+    assert list(ShareSampler(0, allow_empty=True)) == []
+    assert len(ShareSampler(0, rank=1, num_ranks=2, allow_empty=True)) == 0
+    assert list(ShareSampler(3, allow_empty=True)) == [0, 1, 2]

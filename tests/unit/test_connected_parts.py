@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bertswin_ext.data.preparation.connected_parts import connected_parts
+from bertswin_ext.connected_parts import connected_parts, largest_part
 
 
 def flooded(mask):
@@ -59,8 +59,36 @@ def test_a_long_winding_part_is_one():
 @pytest.mark.parametrize("shape", [(4, 4, 4), (0, 4, 4), (0, 0, 0)])
 def test_an_empty_mask_has_no_parts(shape):
     assert connected_parts(np.zeros(shape, dtype=bool)).tolist() == []
+    assert largest_part(np.zeros(shape, dtype=bool)).shape == shape
+    assert not largest_part(np.zeros(shape, dtype=bool)).any()
 
 
 def test_a_mask_that_is_a_view_gives_the_same():
     mask = np.random.default_rng(1).random((8, 9, 10)) < 0.1
     assert connected_parts(np.asfortranarray(mask)).tolist() == connected_parts(mask).tolist()
+
+
+@pytest.mark.parametrize("share", [0.07, 0.1, 0.3])
+def test_the_largest_part_is_that_of_a_flood_fill(share):
+    mask = np.random.default_rng(2).random((12, 9, 10)) < share
+    given = mask.copy()
+    largest = largest_part(mask)
+    expected = max(flooded(mask), key=len)
+    assert [len(part) for part in flooded(mask)].count(len(expected)) == 1
+    assert frozenset(map(tuple, np.argwhere(largest).tolist())) == expected
+    assert largest.dtype == bool
+    np.testing.assert_array_equal(mask, given)
+
+
+def test_of_equal_parts_the_first_is_kept_and_voxels_count_not_runs():
+    mask = np.zeros((5, 5, 9), dtype=bool)
+    mask[0, 0, :4] = mask[2, 2, 5:9] = True
+    assert np.argwhere(largest_part(mask)).tolist() == [[0, 0, k] for k in range(4)]
+    mask[4, :3, 0] = True  # three runs of one voxel each
+    assert largest_part(mask).sum() == 4
+    assert largest_part(mask)[0, 0, :4].all()
+
+
+def test_the_largest_part_of_a_view():
+    mask = np.random.default_rng(3).random((8, 9, 10)) < 0.1
+    np.testing.assert_array_equal(largest_part(np.asfortranarray(mask)), largest_part(mask))
