@@ -2,8 +2,10 @@
 
 from bertswin_ext.commands.check import check
 from bertswin_ext.commands.hdf5 import export_hdf5, import_hdf5
+from bertswin_ext.commands.pack import pack
 from bertswin_ext.commands.phantom import phantom
 from bertswin_ext.commands.prepare import prepare
+from bertswin_ext.commands.summarize_folds import summarize_folds
 from bertswin_ext.commands.synthesize import synthesize
 
-__all__ = ["check", "export_hdf5", "import_hdf5", "phantom", "prepare", "synthesize"]
+__all__ = ["check", "export_hdf5", "import_hdf5", "pack", "phantom", "prepare", "summarize_folds", "synthesize"]

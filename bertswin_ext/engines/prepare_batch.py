@@ -11,12 +11,13 @@ from monai.transforms import Compose
 
 from bertswin_ext.errors import root_cause
 
-__all__ = ["PreparePretrainingBatch"]
+__all__ = ["PreparePretrainingBatch", "PrepareSegmentationBatch"]
 
 _NETWORK_KEYS = ("noise", "valid")
 _TARGET_KEYS = ("image", "valid", "label", "has_label")
 
 Sample = Mapping[str, Any]
+Transform = Compose | Callable[[Sample], Sample]
 
 
 class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]
@@ -37,12 +38,7 @@ class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]
         ValueError: a batch lacks the input or the target.
     """
 
-    def __init__(
-        self,
-        transform: Compose | Callable[[Sample], Sample] | None = None,
-        input_key: str = "image",
-        target_key: str = "image",
-    ) -> None:
+    def __init__(self, transform: Transform | None = None, input_key: str = "image", target_key: str = "image") -> None:
         self.transform = transform
         self.input_key = input_key
         self.target_key = target_key
@@ -55,51 +51,101 @@ class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], tuple[()], dict[str, torch.Tensor]]:
         """Move a batch to the device, finish it and take it apart."""
-        if not isinstance(batchdata, Mapping):
-            moved = self._stacked([self._finished(_moved(s, device, non_blocking, **kwargs)) for s in batchdata])
-        elif self.transform is None:
-            moved = _tensors(_moved(batchdata, device, non_blocking, **kwargs))
-        else:
-            raise ValueError("Samples to be finished must not be collated: give the loader `collate_fn=Uncollated`.")
-        lacking = sorted({self.input_key, self.target_key} - set(moved))
-        if lacking:
-            raise ValueError(
-                f"A batch must have {', '.join(lacking)}, found {', '.join(sorted(moved)) or 'no tensor'}."
-            )
-        target = {key: moved[key] for key in _TARGET_KEYS if key in moved}
-        target["image"] = moved[self.target_key]
-        return moved[self.input_key], target, (), {key: moved[key] for key in _NETWORK_KEYS if key in moved}
+        keys = {self.input_key, self.target_key, *_NETWORK_KEYS, *_TARGET_KEYS}
+        batch = _finished_batch(batchdata, self.transform, keys, device, non_blocking, **kwargs)
+        _check_has(batch, {self.input_key, self.target_key})
+        target = {key: batch[key] for key in _TARGET_KEYS if key in batch}
+        target["image"] = batch[self.target_key]
+        return batch[self.input_key], target, (), {key: batch[key] for key in _NETWORK_KEYS if key in batch}
 
-    def _finished(self, sample: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """A sample after the transform."""
-        if self.transform is None:
-            return _tensors(sample)
-        if isinstance(self.transform, Compose):
-            if "seed" not in sample:
-                raise ValueError(
-                    "A sample to be finished must have a `seed`: add `RandSeedd` to the loader's transforms."
-                )
-            self.transform.set_random_state(seed=sample["seed"])
-        try:
-            return _tensors(self.transform(sample))
-        except RuntimeError as error:
-            raise root_cause(error) from None
 
-    def _stacked(self, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """What is needed of the samples of a batch, one on top of the other."""
-        needed = {self.input_key, self.target_key, *_NETWORK_KEYS, *_TARGET_KEYS}
-        kept = [{key: value for key, value in sample.items() if key in needed} for sample in samples]
-        differing = sorted(set().union(*kept) - set(kept[0]).intersection(*kept))
-        if differing:
-            raise ValueError(f"The samples of a batch must have the same entries; some lack {', '.join(differing)}.")
-        batch: dict[str, torch.Tensor] = {}
-        stacks: dict[tuple[int, ...], torch.Tensor] = {}
-        for key in kept[0]:
-            # input and target are one tensor where nothing disturbs the input
-            parts = [sample[key] for sample in kept]
-            own = tuple(map(id, parts))
-            batch[key] = stacks[own] = stacks[own] if own in stacks else torch.stack(parts)
-        return batch
+class PrepareSegmentationBatch(PrepareBatch):  # type: ignore[misc]
+    """Finish the samples on the device, and split them into the network's input and the label.
+
+    Args:
+        transform: what is done with every sample on the device, seeded by its ``seed``; nothing by default.
+        input_key: what the network sees.
+        label_key: the label map.
+
+    Shape:
+        - batch: samples (`Uncollated`), or a collated batch if there is no transform.
+        - output: input (b, c, i, j, k) and label (b, 1, i, j, k).
+
+    Raises:
+        ValueError: a batch lacks the input or the label.
+    """
+
+    def __init__(self, transform: Transform | None = None, input_key: str = "image", label_key: str = "label") -> None:
+        self.transform = transform
+        self.input_key = input_key
+        self.label_key = label_key
+
+    def __call__(
+        self,
+        batchdata: Sample | Iterable[Sample],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Move a batch to the device, finish it and take it apart."""
+        keys = {self.input_key, self.label_key}
+        batch = _finished_batch(batchdata, self.transform, keys, device, non_blocking, **kwargs)
+        _check_has(batch, keys)
+        return batch[self.input_key], batch[self.label_key]
+
+
+def _finished_batch(
+    batchdata: Sample | Iterable[Sample],
+    transform: Transform | None,
+    keys: set[str],
+    device: str | torch.device | None,
+    non_blocking: bool,
+    **kwargs: Any,
+) -> dict[str, torch.Tensor]:
+    """The tensors of a batch on the device, its samples finished and stacked."""
+    if not isinstance(batchdata, Mapping):
+        samples = [_finished(_moved(sample, device, non_blocking, **kwargs), transform) for sample in batchdata]
+        return _stacked(samples, keys)
+    if transform is not None:
+        raise ValueError("Samples to be finished must not be collated: give the loader `collate_fn=Uncollated`.")
+    return _tensors(_moved(batchdata, device, non_blocking, **kwargs))
+
+
+def _finished(sample: dict[str, Any], transform: Transform | None) -> dict[str, torch.Tensor]:
+    """A sample after the transform."""
+    if transform is None:
+        return _tensors(sample)
+    if isinstance(transform, Compose):
+        if "seed" not in sample:
+            raise ValueError("A sample to be finished must have a `seed`: add `RandSeedd` to the loader's transforms.")
+        transform.set_random_state(seed=sample["seed"])
+    try:
+        return _tensors(transform(sample))
+    except RuntimeError as error:
+        raise root_cause(error) from None
+
+
+def _stacked(samples: Sequence[Mapping[str, torch.Tensor]], keys: set[str]) -> dict[str, torch.Tensor]:
+    """What is needed of the samples of a batch, one on top of the other."""
+    kept = [{key: value for key, value in sample.items() if key in keys} for sample in samples]
+    differing = sorted(set().union(*kept) - set(kept[0]).intersection(*kept))
+    if differing:
+        raise ValueError(f"The samples of a batch must have the same entries; some lack {', '.join(differing)}.")
+    batch: dict[str, torch.Tensor] = {}
+    stacks: dict[tuple[int, ...], torch.Tensor] = {}
+    for key in kept[0]:
+        # input and target are one tensor where nothing disturbs the input
+        parts = [sample[key] for sample in kept]
+        own = tuple(map(id, parts))
+        batch[key] = stacks[own] = stacks[own] if own in stacks else torch.stack(parts)
+    return batch
+
+
+def _check_has(batch: Mapping[str, torch.Tensor], keys: set[str]) -> None:
+    """Raise if a batch lacks what is asked for."""
+    lacking = sorted(keys - set(batch))
+    if lacking:
+        raise ValueError(f"A batch must have {', '.join(lacking)}, found {', '.join(sorted(batch)) or 'no tensor'}.")
 
 
 def _moved(sample: Sample, device: str | torch.device | None, non_blocking: bool, **kwargs: Any) -> dict[str, Any]:

@@ -9,6 +9,10 @@ from bertswin_ext.handlers.progress import ProgressHandler
 from bertswin_ext.handlers.reconstruction_image import ReconstructionImageHandler
 from bertswin_ext.handlers.resume import ResumeHandler
 from bertswin_ext.handlers.run_report import RunReportHandler
+from bertswin_ext.handlers.segmentation_image import SegmentationImageHandler
+from bertswin_ext.handlers.segmentation_metric import SegmentationMetric
+from bertswin_ext.handlers.segmentation_report import SegmentationReportHandler
+from bertswin_ext.handlers.stem_report import StemReportHandler
 
 __all__ = [
     "BestModelHandler",
@@ -22,4 +26,8 @@ __all__ = [
     "ReconstructionImageHandler",
     "ResumeHandler",
     "RunReportHandler",
+    "SegmentationImageHandler",
+    "SegmentationMetric",
+    "SegmentationReportHandler",
+    "StemReportHandler",
 ]

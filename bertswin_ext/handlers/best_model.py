@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -12,6 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bertswin_ext.files import written_whole
+from bertswin_ext.networks.lora import lora_state_dict, merged_state_dict
+from bertswin_ext.networks.record import AdaptationRecord, save_network
 
 __all__ = ["BestModelHandler", "PatienceHandler"]
 
@@ -21,14 +24,27 @@ logger = logging.getLogger(__name__)
 class BestModelHandler:
     """Save the network's weights whenever the evaluator's key metric is the best so far.
 
+    An engine without a key metric saves whenever it has completed: attached to a trainer, the last weights.
+
     Args:
-        path: file of the weights, a flat state dict.
+        path: file of the weights, a flat state dict; LoRA's adapters are merged into the weights that they adapt.
         network: the network, also inside `DistributedDataParallel`.
+        record: what the weights expect of their input; with it the file holds the state dict as ``model``, and
+            ``record``.
+        adapters_path: file for LoRA's adapters and the decoder alone.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        network: nn.Module,
+        record: AdaptationRecord | None = None,
+        adapters_path: str | Path | None = None,
+    ) -> None:
         self.path = Path(path)
         self.network = network.module if isinstance(network, DistributedDataParallel) else network
+        self.record = record
+        self.adapters_path = adapters_path
 
     def attach(self, engine: Engine) -> None:
         """Look at the evaluator's metric after every validation."""
@@ -36,10 +52,21 @@ class BestModelHandler:
 
     def _completed(self, engine: Engine) -> None:
         """Save if this validation was the best."""
-        if engine.state.best_metric_epoch != engine.state.epoch or idist.get_rank() != 0:
+        is_best = engine.state.key_metric_name is None or engine.state.best_metric_epoch == engine.state.epoch
+        if not is_best or idist.get_rank() != 0:
             return
-        with written_whole(self.path) as temporary:
-            torch.save(self.network.state_dict(), temporary)
+        if self.record is not None:
+            save_network(self.network, self.path, self.record)
+        else:
+            _save(merged_state_dict(self.network), self.path)
+        if self.adapters_path is not None:
+            _save(lora_state_dict(self.network), self.adapters_path)
+
+
+def _save(weights: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Write tensors, whole or not at all; a machine without this one's device can read them."""
+    with written_whole(path) as temporary:
+        torch.save({name: value.cpu() for name, value in weights.items()}, temporary)
 
 
 class PatienceHandler:

@@ -18,10 +18,12 @@ from bertswin_ext.errors import listed
 
 __all__ = ["check_config", "config_problems", "current_config", "known_ids"]
 
-_NOT_CONFIGS = ("metadata.json",)
+# the second is what MONAI Label writes for several GPUs
+_NOT_CONFIGS = ("metadata.json", "monailabel_train.json")
 _COUNTS = (
     "epochs",
     "steps_per_epoch",
+    "crops_per_volume",
     "batch_size",
     "accumulation_steps",
     "val_interval",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from bertswin_ext.data.datalist import Datalist, load_datalist
+from bertswin_ext.data.datalist import Datalist, Item, load_datalist, load_items
 from bertswin_ext.data.phantoms.phantom import GENERATOR_VERSION
 from bertswin_ext.data.phantoms.phantom_files import write_phantoms
+from bertswin_ext.data.reading.volume_search import find_volumes, volume_stem
+from bertswin_ext.errors import listed
 
-__all__ = ["open_datalist"]
+__all__ = ["LabelledItems", "open_datalist", "open_volumes"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,87 @@ def open_datalist(
         "%d training and %d validation volumes from %s", len(datalist.training), len(datalist.validation), source
     )
     return datalist
+
+
+class LabelledItems:
+    """The labelled volumes of a run, opened when they are asked for.
+
+    Where other items take their place, as MONAI Label has it, nothing is read and no phantoms are written.
+
+    Args:
+        **arguments: those of `open_datalist`.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+
+    @property
+    def training(self) -> list[Item]:
+        """Items to learn from.
+
+        Raises:
+            ValueError: items have no label, or the datalist has other faults; the message lists all of them.
+        """
+        return self._datalist.training
+
+    @property
+    def validation(self) -> list[Item]:
+        """Items to measure on; faults as in `training`."""
+        return self._datalist.validation
+
+    @cached_property
+    def _datalist(self) -> Datalist:
+        """The datalist, read once."""
+        datalist = open_datalist(**self.arguments)
+        _check_labels([*datalist.training, *datalist.validation], datalist.source)
+        return datalist
+
+
+def open_volumes(
+    dataset_dir: str | Path | None, phantom_dir: str | Path, phantoms: Mapping[str, Any], with_label: bool = False
+) -> list[Item]:
+    """The volumes to apply a network to, all of them.
+
+    Args:
+        dataset_dir: a volume, a folder of volumes or of one DICOM series, or a datalist; nothing means phantoms,
+            written once and reused.
+        phantom_dir: folder of the phantoms.
+        phantoms: arguments of `write_phantoms`.
+        with_label: every item must have a label, to be scored against.
+
+    Returns:
+        Items as in a datalist.
+
+    Raises:
+        ValueError: there are no volumes, or the datalist has faults.
+    """
+    source = Path(dataset_dir or _phantoms(Path(phantom_dir), phantoms)).expanduser().resolve()
+    if source.is_dir() and (source / "datalist.json").is_file():
+        source = source / "datalist.json"
+    items = _items_of(source)
+    if with_label:
+        _check_labels(items, str(source))
+    logger.info("%d volumes from %s", len(items), source)
+    return items
+
+
+def _items_of(source: Path) -> list[Item]:
+    """Items of a datalist, a folder or a file."""
+    if not source.exists():
+        raise ValueError(f"`dataset_dir` {source} does not exist. Give a volume, a folder of volumes, or a datalist.")
+    if source.suffix == ".json":
+        return [item for section in load_items(source).values() for item in section]
+    if source.is_file():
+        return [{"image": str(source), "patient": volume_stem(source)}]
+    return [{"image": str(path), "patient": patient} for path, patient in find_volumes(source)]
+
+
+def _check_labels(items: Sequence[Item], source: str) -> None:
+    """Raise if an item has no label."""
+    without = [item["image"] for item in items if "label" not in item]
+    if without:
+        faults = [f"{image}: has no label" for image in without]
+        raise ValueError(f"{listed(faults, source)}\nGive every item a `label`, or leave those without one out.")
 
 
 def _phantoms(parent: Path, arguments: Mapping[str, Any]) -> Path:

@@ -31,13 +31,17 @@ _LOG = "run.log"
 _WRITTEN = (
     "checkpoints",
     "reconstructions",
+    "segmentations",
     "tensorboard",
     "metrics.csv",
     "model.pt",
     "encoder.pt",
+    "adapters.pt",
     "evaluation",
     "progress.png",
     "run_report.json",
+    "stem",
+    "stem.json",
     _LOG,
 )
 

@@ -5,7 +5,7 @@ import torch
 from monai.transforms import Compose, Lambdad, RandGaussianNoised
 
 from bertswin_ext.data import Uncollated
-from bertswin_ext.engines import PreparePretrainingBatch
+from bertswin_ext.engines import PreparePretrainingBatch, PrepareSegmentationBatch
 
 BATCH = {"image": torch.rand(2, 1, 4, 4, 4), "noise": torch.rand(2, 8)}
 
@@ -115,3 +115,28 @@ def test_input_and_target_are_stacked_once_where_they_are_one():
     mixed = Uncollated([{"image": one, "input": one}, {"image": other, "input": other + 1}])
     image, target, _, _ = PreparePretrainingBatch(input_key="input")(mixed)
     assert not torch.equal(image, target["image"])
+
+
+# --- segmentation ---
+
+
+def test_input_and_label():
+    label = torch.ones(2, 1, 4, 4, 4)
+    image, target = PrepareSegmentationBatch()({**BATCH, "label": label, "patient": ["a", "b"]})
+    assert image is BATCH["image"]
+    assert target is label
+
+
+def test_labelled_samples_are_finished_and_stacked():
+    samples = [{"image": torch.full((1, 2, 2, 2), float(n)), "label": torch.full((1, 2, 2, 2), n)} for n in range(3)]
+    plus = Compose([Lambdad("image", lambda x: x + 10)])
+    prepare = PrepareSegmentationBatch(plus)
+    image, label = prepare(Uncollated([{**sample, "seed": n} for n, sample in enumerate(samples)]))
+    assert image[:, 0, 0, 0, 0].tolist() == [10, 11, 12]
+    assert label[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
+    assert label.dtype == torch.int64
+
+
+def test_a_label_that_is_missing():
+    with pytest.raises(ValueError, match="A batch must have label, found image, noise"):
+        PrepareSegmentationBatch()(BATCH)

@@ -5,9 +5,12 @@ import logging
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
 from torch import nn
 
 from bertswin_ext.handlers.best_model import BestModelHandler, PatienceHandler
+from bertswin_ext.networks import AdaptationRecord, add_lora, bertswin_segmenter_tiny, lora_state_dict
+from bertswin_ext.networks.lora import has_lora
 from tests.unit.handlers.small_run import StoppedError, make_run, same
 
 
@@ -154,3 +157,55 @@ def test_patience_judges_only_what_was_validated(tmp_path):
     run = scored(make_run(tmp_path, epochs=6, patience=1, val_interval=3), [9.0, 9.0, 2.0, 9.0, 9.0, 1.0])
     run.trainer.run()
     assert run.trainer.state.epoch == 6
+
+
+# --- what the file holds ---
+
+
+def test_a_record_comes_along(tmp_path):
+    network = nn.Linear(2, 3)
+    record = AdaptationRecord.of(network, 0.8, ["background", "bone"])
+    evaluated_once(BestModelHandler(tmp_path / "model.pt", network, record))
+    content = read(tmp_path)
+    assert content["record"] == record.to_plain()
+    assert same(content["model"], dict(network.state_dict()))
+
+
+def test_adapters_are_merged_and_kept_beside(tmp_path):
+    network = bertswin_segmenter_tiny(img_size=16, patch_size=8, window_size=2)
+    names = set(network.state_dict())
+    add_lora(network, rank=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    evaluated_once(BestModelHandler(tmp_path / "model.pt", network, adapters_path=tmp_path / "adapters.pt"))
+    content = read(tmp_path)
+    assert set(content) == names
+    layer = network.encoder.blocks[0].attn.qkv
+    torch.testing.assert_close(content["encoder.blocks.0.attn.qkv.weight"], layer.weight.detach())
+    assert has_lora(network)
+    assert same(torch.load(tmp_path / "adapters.pt", weights_only=True), lora_state_dict(network))
+
+
+def test_a_trainer_saves_its_last_weights(tmp_path):
+    """It has no key metric, so there is no best."""
+    network = nn.Linear(2, 3)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=2,
+        train_data_loader=[{"image": torch.ones(1, 2), "label": torch.ones(1, 3)}],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        loss_function=nn.MSELoss(),
+        train_handlers=[BestModelHandler(tmp_path / "model.pt", network)],
+        decollate=False,
+    )
+    trainer.run()
+    assert same(read(tmp_path), dict(network.state_dict()))
+
+
+def evaluated_once(handler):
+    """What the handler does after a validation that was the best."""
+    engine = Engine(lambda engine, batch: None)
+    engine.state.key_metric_name, engine.state.best_metric_epoch = "val_mean_dice", 1
+    handler.attach(engine)
+    engine.run([0])

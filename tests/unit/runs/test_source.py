@@ -2,12 +2,13 @@
 
 import json
 import logging
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from bertswin_ext.runs.source import open_datalist
+from bertswin_ext.runs.source import LabelledItems, open_datalist, open_volumes
 
 PHANTOMS = {"count": 3, "size": 16, "spacing_mm": 2.0, "seed": 1}
 
@@ -93,3 +94,64 @@ def test_the_first_process_writes_and_the_others_wait(tmp_path, monkeypatch):
     datalist = open_datalist("", tmp_path, PHANTOMS)
     assert calls == ["barrier"]
     assert len(datalist.training) == 2
+
+
+# --- volumes to apply a network to ---
+
+
+def images_of(items):
+    return [(Path(item["image"]).name, item["patient"]) for item in items]
+
+
+def test_one_volume(tmp_path):
+    save(tmp_path, "head", "other")
+    assert images_of(open_volumes(tmp_path / "head.nii", tmp_path, PHANTOMS)) == [("head.nii", "head")]
+
+
+def test_a_folder_of_volumes(tmp_path):
+    save(tmp_path, "a", "b", "b_seg")
+    assert images_of(open_volumes(tmp_path, tmp_path, PHANTOMS)) == [("a.nii", "a"), ("b.nii", "b")]
+
+
+def test_all_of_a_datalist(tmp_path):
+    save(tmp_path, "a", "b")
+    lists = {"training": [{"image": "a.nii"}], "validation": [{"image": "b.nii", "joint": "left"}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(lists))
+    for source in (tmp_path, tmp_path / "datalist.json"):
+        items = open_volumes(source, tmp_path, PHANTOMS)
+        assert images_of(items) == [("a.nii", "a"), ("b.nii", "b")]
+        assert items[1]["joint"] == "left"
+
+
+def test_phantoms_to_apply_a_network_to(tmp_path):
+    items = open_volumes("", tmp_path, PHANTOMS, with_label=True)
+    assert len(items) == 3
+    assert all(item["label"] for item in items)
+
+
+def test_nothing_to_apply_a_network_to(tmp_path):
+    with pytest.raises(ValueError, match=r"`dataset_dir` .*gone.nii does not exist. Give a volume, a folder"):
+        open_volumes(tmp_path / "gone.nii", tmp_path, PHANTOMS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no volumes"):
+        open_volumes(tmp_path / "empty", tmp_path, PHANTOMS)
+
+
+def test_labelled_items_are_those_of_the_datalist(tmp_path):
+    arguments = {"dataset_dir": "", "phantom_dir": tmp_path, "phantoms": PHANTOMS, "fold": 1}
+    items = LabelledItems(**arguments)
+    assert list(tmp_path.iterdir()) == []  # nothing is written before it is asked for
+    datalist = open_datalist(**arguments)
+    assert (items.training, items.validation) == (datalist.training, datalist.validation)
+    assert [item["fold"] for item in items.validation] == [1]
+
+
+def test_labels_that_are_missing_are_named(tmp_path):
+    save(tmp_path, "a", "b", "c")
+    items = [{"image": "a.nii"}, {"image": "b.nii", "label": "b.nii"}, {"image": "c.nii"}]
+    (tmp_path / "list.json").write_text(json.dumps({"training": items}))
+    message = r"2 faults in .*list.json:\n.*/[ac].nii: has no label\n.*/[ac].nii: has no"
+    with pytest.raises(ValueError, match=message):
+        open_volumes(tmp_path / "list.json", tmp_path, PHANTOMS, with_label=True)
+    with pytest.raises(ValueError, match=message):
+        _ = LabelledItems(dataset_dir=tmp_path / "list.json", phantom_dir=tmp_path, phantoms=PHANTOMS).training
