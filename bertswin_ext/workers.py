@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 __all__ = ["in_workers"]
@@ -24,7 +26,8 @@ def in_workers(
     """Do jobs in processes of their own.
 
     A process that dies, for want of memory above all, takes the others with it; the few jobs that were under way are
-    then done again, one at a time, and the rest goes on. If this process dies, so do the others.
+    then done again, one at a time, and the rest goes on. If this process dies, is interrupted or asks for no more
+    results, the others end at once.
 
     Args:
         work: called as ``work(job, *arguments)``; what it raises is raised here, and the jobs not begun are dropped.
@@ -51,8 +54,9 @@ def _in_pool(
     work: Callable[..., Result], waiting: deque[Job], arguments: Sequence[Any], workers: int
 ) -> Generator[tuple[Job, Result], None, list[Job]]:
     """Do the jobs that are waiting until one of the processes dies; returns what was under way then."""
+    life, end_of_life = multiprocessing.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
-        min(workers, len(waiting)), multiprocessing.get_context("spawn"), initializer=_die_with_parent
+        min(workers, len(waiting)), multiprocessing.get_context("spawn"), initializer=_live_with, initargs=(life,)
     )
     under_way: dict[Future[Result], Job] = {}
     try:
@@ -66,20 +70,29 @@ def _in_pool(
                 yield under_way.pop(future), result
     except BrokenProcessPool:
         return list(under_way.values())
+    except (KeyboardInterrupt, GeneratorExit):
+        # nobody waits for what is under way
+        end_of_life.close()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        life.close()
+        end_of_life.close()
     return []
 
 
-def _die_with_parent() -> None:
-    """Let this process end, silently and at once, on Ctrl-C and with the process that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+def _live_with(parent: Connection) -> None:
+    """End with the process that started this one, or when it says so.
+
+    Ctrl-C reaches all processes of a terminal. Here it is the parent that decides: a process that died of it could not
+    be told from one that its job killed, and the job would be done again.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _wait_for_parent() -> None:
-    """Exit when the parent has."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _end_with(parent: Connection) -> None:
+    """Exit when the other end is closed, by the parent or by its death."""
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(1)

@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from bertswin_ext.errors import times
 
-__all__ = ["CasePlanes", "Plane", "cut_planes", "largest_error", "most_anatomy"]
+__all__ = ["MARGIN_MM", "CasePlanes", "Plane", "cut_planes", "largest_error", "most_anatomy"]
 
 Labels = npt.NDArray[np.uint8]
 Voxel = tuple[int, int, int]
 
 _BLOCK_MM = 4.0
+
+MARGIN_MM = 10.0
+"""What pictures show around the labels of a volume that is much larger."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def cut_planes(
     spacing_mm: Sequence[float],
     focus_vox: Voxel,
     title: str = "",
+    margin_mm: float | None = None,
 ) -> CasePlanes:
     """Cut a sagittal, a coronal and an axial plane out of a volume, as copies.
 
@@ -69,6 +73,7 @@ def cut_planes(
         spacing_mm: edges of a voxel along i, j, k.
         focus_vox: the voxel in which the planes meet.
         title: what is written above them.
+        margin_mm: show no more than so much around the labels; None shows the whole volume.
 
     Shape:
         The volumes are (i, j, k), in RAS order.
@@ -87,6 +92,12 @@ def cut_planes(
                 f"The {name} must be (i, j, k) on the grid of the image, got {times(volume.shape)} voxels for an image "
                 f"of {times(image_hu.shape)}."
             )
+    if margin_mm is not None:
+        box = _box_of_labels(prediction, reference, np.ceil(margin_mm / np.asarray(spacing_mm)))
+        image_hu, prediction = image_hu[box], prediction[box]
+        reference = None if reference is None else reference[box]
+        inside = np.subtract(focus_vox, [part.start for part in box])
+        focus_vox = _voxel(inside.clip(0, np.array(image_hu.shape) - 1))
     planes = []
     for axis, at in enumerate(focus_vox):
         hu = np.nan_to_num(image_hu.take(at, axis).astype(np.float32), nan=-32768.0)
@@ -94,6 +105,19 @@ def cut_planes(
         shown = np.rint(hu).clip(-32768, 32767).astype(np.int16)
         planes.append(Plane(axis, shown, np.asarray(prediction.take(at, axis)), truth))
     return CasePlanes(tuple(planes), focus_vox, tuple(float(mm) for mm in spacing_mm), title)
+
+
+def _box_of_labels(
+    prediction: Labels, reference: Labels | None, margin_vox: npt.NDArray[np.floating]
+) -> tuple[slice, ...]:
+    """The voxels of all labels with a margin; the whole volume if there are none."""
+    found = prediction > 0 if reference is None else (prediction > 0) | (reference > 0)
+    box = []
+    for axis, margin in enumerate(margin_vox.astype(int).tolist()):
+        places = np.flatnonzero(found.any(axis=tuple(other for other in range(3) if other != axis)))
+        low, high = (places[0], places[-1] + 1) if len(places) else (0, found.shape[axis])
+        box.append(slice(max(0, int(low) - margin), min(found.shape[axis], int(high) + margin)))
+    return tuple(box)
 
 
 def largest_error(prediction: Labels, reference: Labels, spacing_mm: Sequence[float]) -> Voxel:

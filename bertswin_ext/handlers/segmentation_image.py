@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bertswin_ext.evaluation.case_gallery import gallery_figure
-from bertswin_ext.evaluation.case_planes import CasePlanes, cut_planes, most_anatomy
+from bertswin_ext.evaluation.case_planes import MARGIN_MM, CasePlanes, cut_planes, most_anatomy
 from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.engine_values import check_positive, scalar_metrics
 from bertswin_ext.handlers.figures import save_png
@@ -100,7 +100,7 @@ class SegmentationImageHandler:
         reference = None if volume.reference is None else volume.reference.astype(np.uint8)
         focus = most_anatomy(prediction if reference is None else reference)
         image_hu = volume.image * self.std_hu + self.mean_hu
-        return cut_planes(image_hu, prediction, reference, volume.spacing_mm, focus)
+        return cut_planes(image_hu, prediction, reference, volume.spacing_mm, focus, margin_mm=MARGIN_MM)
 
     def _epoch_completed(self, engine: Engine) -> None:
         """Draw the samples and write the files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from bertswin_ext.evaluation.case_gallery import write_gallery
-from bertswin_ext.evaluation.case_planes import CasePlanes, cut_planes, largest_error
+from bertswin_ext.evaluation.case_planes import MARGIN_MM, CasePlanes, cut_planes, largest_error
 from bertswin_ext.evaluation.score_summary import summarize_scores, write_summary
 from bertswin_ext.evaluation.score_table import CaseScores, write_scores
 from bertswin_ext.evaluation.segmentation_scores import segmentation_scores
@@ -20,6 +21,8 @@ from bertswin_ext.handlers.segmentation_output import SegmentedVolume, segmented
 from bertswin_ext.voxels import VOXELS
 
 __all__ = ["SegmentationReportHandler"]
+
+logger = logging.getLogger(__name__)
 
 
 class _Picture(NamedTuple):
@@ -117,7 +120,7 @@ class SegmentationReportHandler:
             image_hu = volume.image * self.std_hu + self.mean_hu
             prediction, reference = volume.prediction.astype("uint8"), volume.reference.astype("uint8")
             focus = largest_error(prediction, reference, volume.spacing_mm)
-            planes = cut_planes(image_hu, prediction, reference, volume.spacing_mm, focus, _title(scores))
+            planes = cut_planes(image_hu, prediction, reference, volume.spacing_mm, focus, _title(scores), MARGIN_MM)
             self._worst = _sorted([*self._worst, _Picture(key, dice, planes)])[: self.num_worst]
 
     def _completed(self, _engine: Engine) -> None:
@@ -130,7 +133,9 @@ class SegmentationReportHandler:
         if idist.get_rank() != 0:
             return
         write_scores(self.output_dir / "scores.csv", scores)
-        write_summary(self.output_dir, summarize_scores(scores, self.num_worst), self.title)
+        summary = summarize_scores(scores, self.num_worst)
+        write_summary(self.output_dir, summary, self.title)
+        logger.info("%s; scores, summary and pictures are in %s", _in_words(summary), self.output_dir)
         worst = _sorted(list(pictures.values()))[: self.num_worst]
         if worst:
             title = f"{self.title}: the worst {len(worst)} of {len(scores)} cases"
@@ -140,6 +145,16 @@ class SegmentationReportHandler:
 _OTHER_CASES = (
     "{cases} cases, but {seen} volumes were evaluated. Give the evaluator's own dataset to `cases`, unshuffled."
 )
+
+
+def _in_words(summary: Mapping[str, Any]) -> str:
+    """Mean Dice and HD95 of every class in a line."""
+    counted = {name: scores for name, scores in summary["classes"].items() if scores["dice"]["count"]}
+    parts = [
+        f"{name} Dice {scores['dice']['mean']:.3f}, HD95 {scores['hd95_mm']['mean']:.2f} mm"
+        for name, scores in counted.items()
+    ]
+    return f"{summary['cases']} cases: {'; '.join(parts) or 'no class counts'}"
 
 
 def _key(case: Mapping[str, Any]) -> str:

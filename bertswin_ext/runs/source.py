@@ -100,7 +100,7 @@ def open_volumes(
         with_label: every item must have a label, to be scored against.
 
     Returns:
-        Items as in a datalist.
+        Items as in a datalist; ``folder`` is where an image lies below the source.
 
     Raises:
         ValueError: there are no volumes, or the datalist has faults.
@@ -108,7 +108,7 @@ def open_volumes(
     source = Path(dataset_dir or _phantoms(Path(phantom_dir), phantoms)).expanduser().resolve()
     if source.is_dir() and (source / "datalist.json").is_file():
         source = source / "datalist.json"
-    items = _items_of(source)
+    items = [_with_folder(item, source) for item in _items_of(source)]
     if with_label:
         _check_labels(items, str(source))
     logger.info("%d volumes from %s", len(items), source)
@@ -124,6 +124,12 @@ def _items_of(source: Path) -> list[Item]:
     if source.is_file():
         return [{"image": str(source), "patient": volume_stem(source)}]
     return [{"image": str(path), "patient": patient} for path, patient in find_volumes(source)]
+
+
+def _with_folder(item: Item, source: Path) -> Item:
+    """An item that says where it lies; nothing if that is not below the source."""
+    root, folder = source if source.is_dir() else source.parent, Path(item["image"]).parent
+    return {**item, "folder": str(folder.relative_to(root)) if folder.is_relative_to(root) else ""}
 
 
 def _check_labels(items: Sequence[Item], source: str) -> None:

@@ -17,6 +17,7 @@ from bertswin_ext.transforms.mirror_left import MirrorLeftd
 from bertswin_ext.transforms.most_likely import MostLikelyClass, MostLikelyClassd
 from bertswin_ext.transforms.pipelines import device_transforms, pretraining_transforms, volume_preprocessing
 from bertswin_ext.transforms.resample_crop import ResampleCrop, ResampleCropd
+from bertswin_ext.transforms.save_segmentation import SaveSegmentationd
 from bertswin_ext.transforms.seed import RandSeedd
 from bertswin_ext.transforms.segmentation_pipelines import (
     segmentation_postprocessing,
@@ -54,6 +55,7 @@ __all__ = [
     "RandTokenNoised",
     "ResampleCrop",
     "ResampleCropd",
+    "SaveSegmentationd",
     "StandardizeHU",
     "StandardizeHUd",
     "TokenValidity",

@@ -3,15 +3,15 @@
 import csv
 import json
 import signal
-import subprocess
 import sys
 
 import pytest
 
 from bertswin_ext.data import PreparationSettings, load_datalist
 from bertswin_ext.data.preparation.prepare import prepare
-from tests.bundles.conftest import command, environment, run
+from tests.bundles.conftest import command, run
 from tests.bundles.test_pretrain_runs import assert_same, last_checkpoint
+from tests.moments import AtLogLine, Send
 
 pytestmark = pytest.mark.bundle
 
@@ -48,14 +48,9 @@ def test_it_trains_and_says_that_a_label_is_missing(finished):
 
 def test_killed_and_resumed_equals_uninterrupted(bundle, store, finished, tmp_path):
     arguments = {"dataset_dir": store, "loss": "@tissue", "num_workers": 2, "checkpoint_interval": 2}
-    killed = subprocess.Popen(
-        command(bundle, output_dir=tmp_path, **arguments), env=environment(), stderr=subprocess.PIPE, text=True
-    )
-    for line in killed.stderr:
-        if "epoch 2/2 iteration 4/" in line:
-            killed.send_signal(signal.SIGKILL)
-            break
-    assert killed.wait(60) == -signal.SIGKILL
+    moment = AtLogLine("epoch 2/2 iteration 4/", Send(signal.SIGKILL))
+    killed = run(command(bundle, output_dir=tmp_path, **arguments), check=False, moment=moment)
+    assert killed.returncode == -signal.SIGKILL
     resumed = run(command(bundle, output_dir=tmp_path, resume=True, **arguments))
     assert "resumed from" in resumed.stderr
     assert_same(last_checkpoint(tmp_path), last_checkpoint(finished[0]))
@@ -85,7 +80,7 @@ def test_the_printed_commands_work(bundle, phantom_dir, tmp_path):
     """prepare, then check, as the how-to has it."""
     store = tmp_path / "store"
     prepared = [sys.executable, "-m", "bertswin_ext", "prepare", "--input", str(phantom_dir), "--output", str(store)]
-    result = run([*prepared, "--spacing_mm", "1.6", "--roi_size", "28", "--workers", "2"])
+    result = run([*prepared, "--spacing_mm", "1.6", "--roi_size", "28", "--workers", "1"])
     train = "python -m monai.bundle run --config_file bundles/pretrain/configs/train.json"
     assert f"To train on it: {train} --dataset_dir {store} --spacing_mm 1.6" in result.stdout
     assert len(load_datalist(store).training) == 4

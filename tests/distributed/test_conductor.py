@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import tests.warm  # noqa: F401  (its server has imported torch)
 from bertswin_ext.optimizers import GradientConductor, LionLARS
 
 pytestmark = pytest.mark.dist
@@ -166,7 +167,7 @@ def work(rank, folder):
 def ranks(tmp_path_factory):
     """What both ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=2)
+    mp.start_processes(work, (str(folder),), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -2,12 +2,13 @@
 
 import json
 import shutil
-import sys
+import socket
 
 import pytest
 import torch
 
-from tests.bundles.conftest import REPOSITORY, command, run
+from tests import warm
+from tests.bundles.conftest import command, environment, run
 
 pytestmark = pytest.mark.dist
 
@@ -32,24 +33,35 @@ def weights(folder, name):
     return torch.load(folder / name, weights_only=True)
 
 
-def launch(dump, output_dir, *overlays, **overrides):
-    bundle = REPOSITORY / "bundles" / "pretrain"
-    arguments = command(bundle, *overlays, "multi_gpu_train", launcher=TORCHRUN, output_dir=output_dir, **overrides)
-    place = arguments.index("--config_file") + 1
-    arguments[place] = arguments[place].replace("]", f", {dump!r}]")
-    assert arguments[0] == sys.executable
-    return run(arguments)
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def launch(folder, *overlays, **overrides):
+    """Both ranks, with the environment that torchrun gives them."""
+    arguments = command("pretrain", *overlays, **overrides)
+    meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free_port()}"}
+    logs = [folder / f"log{rank}" for rank in range(2)]
+    ranks = [
+        warm.start(arguments, log, environment=environment(RANK=f"{rank}", LOCAL_RANK=f"{rank}", **meeting))
+        for rank, log in enumerate(logs)
+    ]
+    for rank, log in zip(ranks, logs, strict=True):
+        assert warm.end_of(rank) == 0, log.read_text()[-4000:]
 
 
 def test_ranks_end_equal_and_equal_one_process_with_twice_the_batch(dump, tmp_path):
     two = tmp_path / "two"
     # steps by the sign of a gradient would tell roundings around zero apart
     options = {"learning_rate": 0.002}
-    launch(dump, two, "adamw", batch_size=2, **options)
+    overlays = ("adamw", "multi_gpu_train", dump)
+    run(command("pretrain", *overlays, launcher=TORCHRUN, output_dir=two, batch_size=2, **options), fresh=True)
     first, second = weights(two, "rank0.pt"), weights(two, "rank1.pt")
     assert all(torch.equal(first[key], second[key]) for key in first)
     one = tmp_path / "one"
-    run(command(REPOSITORY / "bundles" / "pretrain", "adamw", output_dir=one, batch_size=4, **options))
+    run(command("pretrain", "adamw", output_dir=one, batch_size=4, **options))
     checkpoint = sorted((one / "checkpoints").glob("*.pt"))[-1]
     single = torch.load(checkpoint, weights_only=True)["model"]
     for key, value in single.items():
@@ -58,13 +70,14 @@ def test_ranks_end_equal_and_equal_one_process_with_twice_the_batch(dump, tmp_pa
 
 def test_two_processes_resume_bit_for_bit(dump, tmp_path):
     options = {"batch_size": 1, "steps_per_epoch": 3, "checkpoint_interval": 1}
-    launch(dump, tmp_path / "whole", **options)
+    overlays = ("multi_gpu_train", dump)
+    launch(tmp_path, *overlays, output_dir=tmp_path / "whole", **options)
     shutil.copytree(tmp_path / "whole/checkpoints", tmp_path / "parts/checkpoints")
     # without its newest checkpoint the run stands in the middle of its last epoch
     older, newest = sorted((tmp_path / "parts/checkpoints").glob("*.pt"))
     assert older.name == "checkpoint_000000005.pt"
     newest.unlink()
-    launch(dump, tmp_path / "parts", **options, resume=True)
+    launch(tmp_path, *overlays, output_dir=tmp_path / "parts", resume=True, **options)
     for rank in (0, 1):
         whole, parts = (weights(tmp_path / name, f"rank{rank}.pt") for name in ("whole", "parts"))
         assert all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -47,18 +47,39 @@ def test_an_error_ends_it(tmp_path):
     assert len(list(tmp_path.iterdir())) < 4
 
 
-def sleep(number, folder):
+def sleep(number, folder, seconds):
     (folder / f"{number}").write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(seconds)
+    (folder / f"{number} done").touch()
 
 
 SCRIPT = """
+import signal
 from pathlib import Path
 from bertswin_ext.workers import in_workers
 from tests.unit.test_workers import sleep
 if __name__ == "__main__":
-    list(in_workers(sleep, [1, 2], (Path({folder!r}),), workers=2))
+    # tests may run in the background, where Ctrl-C is ignored
+    signal.signal(signal.SIGINT, signal.{handler})
+    for _ in in_workers(sleep, [1, 2], (Path({folder!r}), {seconds}), workers=2):
+        pass
 """
+
+
+def start(folder, seconds=60, handler="default_int_handler"):
+    """A process with two jobs in two more, and the numbers of these."""
+    (folder / "script.py").write_text(SCRIPT.format(folder=str(folder), seconds=seconds, handler=handler))
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, folder / "script.py"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    notes = [folder / "1", folder / "2"]
+    wait_for(lambda: parent.poll() is not None or all(note.is_file() and note.read_text() for note in notes))
+    assert parent.poll() is None, parent.stderr.read().decode()
+    return parent, [int(note.read_text()) for note in notes]
 
 
 def is_alive(pid):
@@ -68,30 +89,59 @@ def is_alive(pid):
         return False
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_parent(tmp_path, number):
-    (tmp_path / "script.py").write_text(SCRIPT.format(folder=str(tmp_path)))
-    root = Path(__file__).parents[2]
-    parent = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py"],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    notes = [tmp_path / "1", tmp_path / "2"]
-    wait_for(lambda: all(note.is_file() and note.read_text() for note in notes))
-    workers = [int(note.read_text()) for note in notes]
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("send", "number", "status"),
+    [
+        (os.kill, signal.SIGKILL, -signal.SIGKILL),
+        (os.kill, signal.SIGINT, -signal.SIGINT),
+        # a terminal's Ctrl-C goes to all of them
+        (os.killpg, signal.SIGINT, -signal.SIGINT),
+    ],
+)
+def test_workers_end_with_their_parent(tmp_path, send, number, status):
+    parent, workers = start(tmp_path)
     assert all(map(is_alive, workers))
-    # a terminal's Ctrl-C goes to all of them
-    (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
-    _, errors = parent.communicate(timeout=20)
+    send(parent.pid, number)
+    _, errors = parent.communicate(timeout=60)
     wait_for(lambda: not any(map(is_alive, workers)))
-    assert errors.count(b"Traceback") == (number == signal.SIGINT)  # the parent's own
+    assert parent.returncode == status
+    assert errors.count(b"Traceback") == (number == signal.SIGINT), errors.decode()  # the parent's own
 
 
-def wait_for(condition, seconds=20):
+def test_in_the_background_ctrl_c_stops_nothing(tmp_path):
+    """A shell starts what is in the background with Ctrl-C ignored."""
+    parent, workers = start(tmp_path, seconds=1, handler="SIG_IGN")
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=60)
+    assert (parent.returncode, errors) == (0, b"")
+    assert [int((tmp_path / name).read_text()) for name in "12"] == workers, "jobs were done again"
+    assert all((tmp_path / f"{name} done").is_file() for name in "12")
+
+
+@needs_proc
+def test_workers_end_when_nobody_wants_their_results(tmp_path):
+    jobs = in_workers(sleep_if_not_first, [0, 1], (tmp_path,), workers=2)
+    assert next(jobs) == (0, None)
+    worker = int((tmp_path / "1").read_text())
+    assert is_alive(worker)
+    jobs.close()
+    assert not is_alive(worker)
+    assert not (tmp_path / "1 done").exists()
+
+
+def sleep_if_not_first(number, folder):
+    """The first job ends when the second one has begun."""
+    if number == 1:
+        sleep(1, folder, 60)
+    wait_for(lambda: (folder / "1").is_file() and (folder / "1").read_text())
+
+
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, f"waited {seconds} s"
         time.sleep(0.02)

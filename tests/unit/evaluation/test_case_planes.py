@@ -82,3 +82,26 @@ def test_all_classes_are_shown_rather_than_most_of_one():
 
 def test_nothing_to_show():
     assert most_anatomy(np.zeros(SHAPE, dtype=np.uint8)) == (4, 5, 6)
+
+
+# --- no more than what is around the labels ---
+
+
+def test_a_margin_around_the_labels():
+    image = np.arange(20 * 16 * 12, dtype=np.int16).reshape(20, 16, 12)
+    prediction, reference = np.zeros((2, 20, 16, 12), dtype=np.uint8)
+    prediction[8:10, 5, 6], reference[9:12, 5:7, 6] = 1, 2
+    shown = cut_planes(image, prediction, reference, (1.0, 2.0, 1.0), (9, 6, 6), margin_mm=3.0)
+    box = (slice(5, 15), slice(3, 9), slice(3, 10))
+    whole = cut_planes(image[box], prediction[box], reference[box], (1.0, 2.0, 1.0), (4, 3, 3))
+    assert shown.focus_vox == whole.focus_vox
+    for plane, expected in zip(shown.planes, whole.planes, strict=True):
+        np.testing.assert_array_equal(plane.image_hu, expected.image_hu)
+        np.testing.assert_array_equal(plane.prediction, expected.prediction)
+        np.testing.assert_array_equal(plane.reference, expected.reference)
+
+
+def test_a_margin_without_labels_shows_everything():
+    nothing = np.zeros((4, 5, 6), dtype=np.uint8)
+    shown = cut_planes(nothing, nothing, None, (1.0, 1.0, 1.0), (2, 2, 2), margin_mm=1.0)
+    assert [plane.image_hu.shape for plane in shown.planes] == [(5, 6), (4, 6), (4, 5)]

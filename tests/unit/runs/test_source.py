@@ -108,6 +108,18 @@ def test_one_volume(tmp_path):
     assert images_of(open_volumes(tmp_path / "head.nii", tmp_path, PHANTOMS)) == [("head.nii", "head")]
 
 
+def test_the_folder_of_a_volume(tmp_path):
+    (tmp_path / "clinic" / "scans").mkdir(parents=True)
+    save(tmp_path / "clinic" / "scans", "a")
+    save(tmp_path, "b")
+    items = open_volumes(tmp_path, tmp_path, PHANTOMS)
+    assert {Path(item["image"]).name: item["folder"] for item in items} == {"a.nii": "clinic/scans", "b.nii": "."}
+    lists = {"training": [{"image": "../b.nii"}, {"image": "scans/a.nii"}]}
+    (tmp_path / "clinic" / "list.json").write_text(json.dumps(lists))
+    items = open_volumes(tmp_path / "clinic" / "list.json", tmp_path, PHANTOMS)
+    assert [item["folder"] for item in items] == ["", "scans"]
+
+
 def test_a_folder_of_volumes(tmp_path):
     save(tmp_path, "a", "b", "b_seg")
     assert images_of(open_volumes(tmp_path, tmp_path, PHANTOMS)) == [("a.nii", "a"), ("b.nii", "b")]

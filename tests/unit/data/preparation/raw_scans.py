@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import resource
-import sys
-import traceback
 from functools import cache
 from pathlib import Path
 
@@ -125,32 +121,6 @@ def status_of(arguments: list[str]) -> int:
     except SystemExit as stopped:
         return int(stopped.code or 0)
     return 0
-
-
-def start(arguments: list[str], log: Path, largest_file: int | None = None) -> int:
-    """Run the command in a process of its own, without the seconds that a fresh interpreter takes; its number."""
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        if largest_file:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-        status = status_of(arguments)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
-
-
-def end_of(child: int) -> int:
-    """Wait for a process; its exit status, or minus the number of the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def datalist_of(store: Path) -> dict:

@@ -1,28 +1,29 @@
 """Killed, interrupted, out of space, two at once: the next run leaves what an undisturbed one does."""
 
+import multiprocessing
 import os
 import signal
-import time
+import sys
 
 import pytest
 
+from tests.moments import AtFile, FullDisk, Hold, Send
 from tests.unit.data.preparation.raw_scans import (
     command,
     contents,
-    end_of,
     items_of,
     phantom,
     records_of,
-    start,
     status_of,
     write_csv,
     write_phantom,
 )
+from tests.warm import end_of, start
 
 
 @pytest.fixture
 def three(tmp_path):
-    """The command that prepares three scans; NIfTI only, because ITK's threads do not live on in a forked process."""
+    """The command that prepares three scans."""
     for seed, name in enumerate("abc"):
         write_phantom(tmp_path / "raw" / f"{name}.nii", phantom(seed))
     csv = write_csv(tmp_path / "joints.csv", a=phantom(0), b=phantom(1), c=phantom(2))
@@ -37,13 +38,19 @@ def undisturbed(three, tmp_path):
     return contents(tmp_path / "whole")
 
 
+def started(arguments, tmp_path, moment=None, environment=None):
+    """The command in a process of its own, to which something happens."""
+    command = [sys.executable, "-m", "bertswin_ext", *arguments]
+    return start(command, tmp_path / "log", moment=moment, environment=environment)
+
+
 def leftovers(store):
     return [path for path in store.rglob("*") if path.name.endswith(".tmp")]
 
 
 def test_the_disk_is_full(three, undisturbed, tmp_path):
     log, store = tmp_path / "log", tmp_path / "store"
-    status = end_of(start(three, log, largest_file=60_000))
+    status = end_of(started(three, tmp_path, FullDisk(60_000)))
     assert status == 2
     said = log.read_text().splitlines()[-1]
     assert said.startswith("error: [Errno 27] no space left in ")
@@ -62,23 +69,26 @@ def test_the_disk_is_full(three, undisturbed, tmp_path):
 @pytest.mark.parametrize("pattern", ["images/*.nii", "images/.*.tmp", "scans/*.json", "datalist.json"])
 def test_killed(three, undisturbed, tmp_path, pattern):
     store = tmp_path / "store"
-    child = start(three, tmp_path / "log")
-    while not list(store.glob(pattern)):
-        time.sleep(0.0005)
-    os.kill(child, signal.SIGKILL)
-    assert end_of(child) == -signal.SIGKILL
+    assert end_of(started(three, tmp_path, AtFile(store, pattern, Send(signal.SIGKILL)))) == -signal.SIGKILL
+    assert list(store.glob(pattern))
     assert len(list(store.glob("scans/*.json"))) < 3
     assert status_of(three) == 0
     assert leftovers(store) == []
     assert contents(store) == undisturbed
 
 
+def test_killed_in_the_middle_of_a_file(three, undisturbed, tmp_path):
+    store = tmp_path / "store"
+    assert end_of(started(three, tmp_path, FullDisk(60_000, kill=True))) == -signal.SIGXFSZ
+    assert [path.stat().st_size for path in leftovers(store)] == [60_000]
+    assert status_of(three) == 0
+    assert leftovers(store) == []
+    assert contents(store) == undisturbed
+
+
 def test_interrupted(three, undisturbed, tmp_path):
-    child = start(three, tmp_path / "log")
-    while not list((tmp_path / "store").glob("scans/*.json")):
-        time.sleep(0.001)
-    os.kill(child, signal.SIGINT)
-    assert end_of(child) == 130
+    moment = AtFile(tmp_path / "store", "scans/*.json", Send(signal.SIGINT))
+    assert end_of(started(three, tmp_path, moment)) == 130
     assert "interrupted; run the same command again" in (tmp_path / "log").read_text()
     assert status_of(three) == 0
     assert contents(tmp_path / "store") == undisturbed
@@ -102,15 +112,14 @@ if "--multiprocessing-fork" in sys.orig_argv:
 """
 
 
-def test_a_scan_that_kills_its_process(three, tmp_path, monkeypatch):
+def test_a_scan_that_kills_its_process(three, tmp_path):
     """It is named, the other one is prepared, and several processes write the same bytes as one."""
     (tmp_path / "raw" / "c.nii").unlink()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
     store = tmp_path / "store"
-    with monkeypatch.context() as patched:
-        patched.setenv("PYTHONPATH", str(tmp_path / "site"))
-        assert status_of([*three, "--workers", "2"]) == 1
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    assert end_of(started([*three, "--workers", "2"], tmp_path, environment=environment)) == 1
     record = records_of(store)["b.nii"]
     assert record["verdict"] == "refused"
     assert "b.nii: its process was killed twice, the second time when it was alone" in record["reasons"][0]
@@ -127,14 +136,14 @@ def test_a_scan_that_kills_its_process(three, tmp_path, monkeypatch):
 
 
 def test_two_at_once(three, tmp_path, capsys):
-    child = start(three, tmp_path / "log")
-    while not (tmp_path / "store" / "datalist.json").is_file():
-        time.sleep(0.001)
-    os.kill(child, signal.SIGSTOP)
+    here, there = multiprocessing.Pipe()
+    first = started(three, tmp_path, AtFile(tmp_path / "store", "datalist.json", Hold(there)))
+    there.close()  # if the first ends before that moment, this ends too
+    assert here.recv() == "here"
     assert status_of(three) == 2
     assert f"error: another `prepare` is writing to {tmp_path}/store. Wait for it" in capsys.readouterr().err
-    os.kill(child, signal.SIGCONT)
-    assert end_of(child) == 0
+    here.send("go on")
+    assert end_of(first) == 0
     whole = contents(tmp_path / "store")
     assert status_of(three) == 0
     assert contents(tmp_path / "store") == whole
