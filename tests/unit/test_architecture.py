@@ -14,7 +14,7 @@ GROUND_FLOOR = tuple(
     f"bertswin_ext.{name}"
     for name in ("connected_parts", "errors", "files", "geometry", "stored_volume", "voxels", "workers")
 )
-LOWER_FLOOR = ("networks", "losses", "transforms", "optimizers", "data")
+LOWER_FLOOR = ("networks", "losses", "transforms", "optimizers", "inferers", "data")
 IGNITE = ("ignite", "monai.engines", "monai.handlers")
 
 # modules whose tests stand in the file of the module that they serve
