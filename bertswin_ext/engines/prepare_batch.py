@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from monai.engines import PrepareBatch
@@ -17,7 +17,7 @@ _NETWORK_KEYS = ("noise", "valid")
 _TARGET_KEYS = ("image", "valid", "label", "has_label")
 
 Sample = Mapping[str, Any]
-Transform = Compose | Callable[[Sample], Sample]
+Transform: TypeAlias = Compose | Callable[[Sample], Sample]
 
 
 class PreparePretrainingBatch(PrepareBatch):  # type: ignore[misc]

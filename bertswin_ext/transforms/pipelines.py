@@ -62,7 +62,7 @@ def volume_preprocessing(
     """
     spacing = [spacing_mm] * 3 if isinstance(spacing_mm, (int, float)) else list(spacing_mm)
     keys = ["image", "label"] if with_label else ["image"]
-    optional = {"keys": keys, "allow_missing_keys": True}
+    optional: dict[str, Any] = {"keys": keys, "allow_missing_keys": True}
     return [
         LoadImaged(**optional, reader=reader),
         EnsureChannelFirstd(**optional),

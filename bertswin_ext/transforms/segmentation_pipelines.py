@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,8 +189,21 @@ def _inverted(key: str, preprocessing: Compose, image_key: str) -> Invertd:
     )
 
 
+class _Resampled(Spacingd):  # type: ignore[misc]
+    """MONAI's resampling, which sees its own keys only.
+
+    MONAI 1.6 takes whatever stands beside ``image`` as ``image_...`` for a dictionary; MONAI Label puts a path there.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """The item with its volumes resampled."""
+        own = {key: data[key] for key in self.keys if key in data}
+        return dict(data) | super().__call__(own, lazy)
+
+
 def _resampling(keys: Sequence[str], spacing_mm: float | Sequence[float]) -> Spacingd:
     """Resampling of images, and of labels by nearest neighbours."""
     spacing = [spacing_mm] * 3 if isinstance(spacing_mm, (int, float)) else list(spacing_mm)
     # in float32 the coordinates are right to 1e-4 voxels, and take half of what MONAI's float64 takes
-    return Spacingd(keys, spacing, mode=["bilinear", "nearest"][: len(keys)], dtype=np.float32, allow_missing_keys=True)
+    modes = ["bilinear", "nearest"][: len(keys)]
+    return _Resampled(keys, spacing, mode=modes, dtype=np.float32, allow_missing_keys=True)

@@ -71,6 +71,14 @@ def test_an_image_alone_is_enough(tmp_path):
     np.testing.assert_allclose(sample["image"][0].numpy(), standardized(image_array()), atol=1e-5)
 
 
+def test_what_else_an_item_has_is_left_alone(tmp_path):
+    """MONAI Label puts the path beside the image."""
+    path = save(tmp_path)["image"]
+    sample = segmentation_preprocessing(0.25)({"image": path, "image_path": path, "device": "cpu"})
+    assert (sample["image_path"], sample["device"]) == (path, "cpu")
+    assert torch.equal(sample["image"], segmentation_preprocessing(0.25)({"image": path})["image"])
+
+
 @pytest.mark.parametrize("own_grid", [False, True])
 def test_the_label_is_resampled_too_or_left_where_it_was(tmp_path, own_grid):
     affine = np.diag([-SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
