@@ -1,5 +1,6 @@
 """Data: datalists, volumes, preparation, phantoms, and the training stream."""
 
+from bertswin_ext.data.absent_classes import warn_of_absent_classes
 from bertswin_ext.data.datalist import Datalist, are_prepared, load_datalist, split_sha256
 from bertswin_ext.data.datalist_check import check_datalist
 from bertswin_ext.data.phantoms.jaw_map import DENTAL_SEGMENTATOR
@@ -47,6 +48,7 @@ __all__ = [
     "make_semi_synthetic",
     "prepare",
     "split_sha256",
+    "warn_of_absent_classes",
     "write_phantoms",
     "write_semi_synthetic",
 ]

@@ -172,6 +172,10 @@ class SeededDataset(CacheDataset):  # type: ignore[misc]
         except RuntimeError as error:
             raise root_cause(error) from None
 
+    def cached(self) -> Sequence[Any]:
+        """What is kept in memory of the first ``cache_num`` items: all that comes before a random transform."""
+        return list(self._cache)
+
     def _load_cache_item(self, idx: int) -> Any:
         """Load one volume; a fault is kept for the report instead of raised."""
         try:

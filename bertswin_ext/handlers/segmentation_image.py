@@ -40,6 +40,7 @@ class SegmentationImageHandler:
         std_hu: what the images' 1 is above that; ``mean_hu`` 0 and ``std_hu`` 1 are for images in HU.
         interval: keep a numbered picture of every ``interval``-th epoch; ``latest.png`` is written in all of them.
         log_dir: folder of TensorBoard files that get the picture as well; by default there are none.
+        title: heading where there are no epochs, as in inference; then ``latest.png`` is the only picture.
 
     Raises:
         ValueError: When ``num_samples`` or ``interval`` is smaller than 1; later, when a sample has no image.
@@ -59,6 +60,7 @@ class SegmentationImageHandler:
         std_hu: float = VOXELS.std_hu,
         interval: int = 1,
         log_dir: str | Path | None = None,
+        title: str = "",
     ) -> None:
         for name, value in {"num_samples": num_samples, "interval": interval}.items():
             check_positive(name, value)
@@ -69,6 +71,7 @@ class SegmentationImageHandler:
         self.mean_hu, self.std_hu = mean_hu, std_hu
         self.interval = interval
         self._writer = None if log_dir is None else LazyWriter(log_dir)
+        self.title = title
         self._samples: list[CasePlanes] = []
 
     def attach(self, engine: Engine) -> None:
@@ -108,13 +111,14 @@ class SegmentationImageHandler:
             return
         epoch = int(engine.state.epoch)  # the trainer's, `ValidationHandler` hands it on
         samples, self._samples = self._samples, []
-        self._write(gallery_figure(samples, self.class_names, _title(engine, epoch)), epoch)
+        title = self.title or _title(engine, epoch)
+        self._write(gallery_figure(samples, self.class_names, title), epoch)
 
     def _write(self, figure: Figure, epoch: int) -> None:
         """Write the picture to the folder and to TensorBoard."""
         latest = self.output_dir / "latest.png"
         save_png(figure, latest)
-        if epoch % self.interval == 0:
+        if not self.title and epoch % self.interval == 0:
             with written_whole(self.output_dir / f"epoch_{epoch:04d}.png") as temporary:
                 shutil.copyfile(latest, temporary)
         if self._writer is not None:

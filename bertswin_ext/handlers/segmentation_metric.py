@@ -20,8 +20,9 @@ class SegmentationMetric(Metric):  # type: ignore[misc]
     """Mean scores over the cases of a validation, in mm where they are distances.
 
     Attached as ``"val"`` it gives ``val_hd95_mm`` and ``val_assd_mm``: means over the classes of a case that count,
-    then over the cases; with ``per_class`` also ``val_hd95_mm_mandible`` and so on. Empty classes count as in
-    `segmentation_scores`. Where nothing counts the metric is NaN.
+    then over the cases; with ``per_class`` also ``val_hd95_mm_mandible`` and so on. Attached as ``"val_mean_dice"``, with
+    ``dice`` as its one score, it gives ``val_mean_dice``, and can be an evaluator's key metric. Empty classes count as
+    in `segmentation_scores`. Where nothing counts the metric is NaN.
 
     MONAI's `HausdorffDistance` and `SurfaceDistance` handlers know of no spacing, and need scipy.
 
@@ -89,8 +90,9 @@ class SegmentationMetric(Metric):  # type: ignore[misc]
 
     def completed(self, engine: Engine, name: str) -> None:
         """Hand the means to the engine, each under the metric's name and its own."""
+        stem = name.removesuffix(f"_{self.scores[0]}") if len(self.scores) == 1 else name
         for score, value in self.compute().items():
-            engine.state.metrics[f"{name}_{score}"] = value
+            engine.state.metrics[f"{stem}_{score}"] = value
 
 
 def _mean(values: Sequence[float]) -> float:

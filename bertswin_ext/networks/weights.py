@@ -44,6 +44,8 @@ _RENAMES = (
 )
 _STEM_KEY = re.compile(r"^patch_embed\.(\d+)\.")
 _LAYERS_PER_STAGE = 3
+# what weights do not depend on
+_FREE_ARGUMENTS = ("dropout",)
 
 
 def convert_upstream_state_dict(
@@ -158,14 +160,32 @@ def load_encoder(path: str | Path) -> BertsWinMAE:
 
 
 def _check_record(theirs: AdaptationRecord, ours: AdaptationRecord, path: str | Path) -> None:
-    """Weights are worth nothing on voxels, values or classes that they did not learn."""
-    faults = theirs.differences(ours)
+    """Weights are worth nothing on voxels, values or classes that they did not learn, nor in another network."""
+    faults = [*_other_network(theirs, ours), *theirs.differences(ours)]
     if theirs.labels is not None and ours.labels is not None and theirs.labels != ours.labels:
         found, wanted = ", ".join(theirs.labels), ", ".join(ours.labels)
         faults.append(f"labels: the network learnt {found}, the configuration has {wanted}")
     if faults:
         remedy = "Use the configuration that the weights were trained with, or train again."
         raise ValueError(listed_under(f"The weights of {path} do not fit the configuration. {remedy} Found", faults))
+
+
+def _other_network(theirs: AdaptationRecord, ours: AdaptationRecord) -> list[str]:
+    """Where two networks are not the same; some differences do not show in the shapes of weights."""
+    if theirs.method != ours.method:
+        return [f"network: the weights are those of a {theirs.method}, the configuration has a {ours.method}"]
+    if not (theirs.arguments and ours.arguments):
+        return []
+    names = [name for name in theirs.arguments if name in ours.arguments and name not in _FREE_ARGUMENTS]
+    pairs = {name: (_plain(theirs.arguments[name]), _plain(ours.arguments[name])) for name in names}
+    return [f"{name}: the weights have {a}, the configuration {b}" for name, (a, b) in pairs.items() if a != b]
+
+
+def _plain(value: Any) -> Any:
+    """A size with one number for every axis, as that number."""
+    if isinstance(value, list | tuple):
+        return value[0] if len(set(value)) == 1 else list(value)
+    return value
 
 
 def _stem_layers(keys: Iterable[str]) -> list[int]:

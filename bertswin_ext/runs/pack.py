@@ -45,6 +45,7 @@ def pack_bundle(bundle: str | Path, model: str | Path, output: str | Path) -> Pa
     programs = {name: _program(bundle / "configs" / name) for name in _PROGRAMS}
     for name, program in programs.items():
         _check_kind(record, program, model, bundle / "configs" / name)
+        _check_classes(record, program, model, bundle / "configs" / name)
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"`output` {output} is not empty. Give a new folder, or remove this one.")
     shutil.copytree(bundle, output, ignore=shutil.ignore_patterns(*_LEFT_BEHIND), dirs_exist_ok=True)
@@ -72,6 +73,17 @@ def _check_kind(record: AdaptationRecord, program: Mapping[str, Any], model: str
         raise ValueError(f"{model} holds a {record.method}, but {path} builds a {kind}. Pack the model of such a run.")
 
 
+def _check_classes(record: AdaptationRecord, program: Mapping[str, Any], model: str | Path, path: Path) -> None:
+    """Raise if a program's lists are for another number of classes."""
+    lists = {name: program[name] for name in ("class_weights", "class_ratios") if name in program}
+    wrong = [name for name, values in lists.items() if record.labels is not None and len(values) != len(record.labels)]
+    if wrong:
+        raise ValueError(
+            f"{model} has {len(record.labels or ())} classes, but {' and '.join(wrong)} in {path} are for another "
+            "number. Give them an entry for each class there, in a copy of the bundle, and pack that."
+        )
+
+
 def _knobs(record: AdaptationRecord, program: Mapping[str, Any]) -> dict[str, Any]:
     """The knobs of a program that the model decides."""
     wanted = {**record.arguments, "spacing_mm": _shortest(record.spacing_mm)}
@@ -87,6 +99,11 @@ def _metadata(path: Path, record: AdaptationRecord) -> dict[str, Any]:
     for tensor in ("inputs", "outputs"):
         for description in metadata["network_data_format"][tensor].values():
             description["spatial_shape"] = [size] * 3 if isinstance(size, int) else size
+    if record.labels is not None:
+        classes = {str(number): name for number, name in enumerate(record.labels)}
+        metadata["pred_classes"] = ", ".join(f"{number} {name}" for number, name in classes.items())
+        for description in metadata["network_data_format"]["outputs"].values():
+            description |= {"num_channels": len(classes), "channel_def": classes}
     image_classes = str(metadata["image_classes"])
     voxels = f"{VOXELS.spacing_mm} mm voxels"
     metadata["image_classes"] = image_classes.replace(voxels, f"{_shortest(record.spacing_mm)} mm voxels")

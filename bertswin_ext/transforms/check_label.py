@@ -16,14 +16,15 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from bertswin_ext.errors import VolumeError, times
-from bertswin_ext.geometry import moved
+from bertswin_ext.geometry import moved, spacing_of
 from bertswin_ext.transforms.volume_grid import Volume, VolumeGrid, grid_of, planes_of
 
 __all__ = ["LABEL_NAMES", "CheckLabeld"]
 
 LABEL_NAMES = ("background", "mandible", "skull")
 
-_TOLERANCE_MM = 1e-3
+# programs that write a rotation as NIfTI's quaternion move a volume's far end by almost a voxel; a whole one is an error
+_TOLERANCE_VOX = 0.9
 _MOST_LISTED = 8
 
 
@@ -95,7 +96,7 @@ def _check_grids(label: VolumeGrid, image: VolumeGrid) -> None:
     if label.shape == image.shape:
         corners = np.array(list(product(*[(0, size - 1) for size in label.shape])))
         apart_mm = np.linalg.norm(moved(label.affine, corners) - moved(image.affine, corners), axis=1).max()
-        if apart_mm <= _TOLERANCE_MM:
+        if apart_mm <= _TOLERANCE_VOX * spacing_of(image.affine).min():
             return
         apart = f"lie up to {apart_mm:.3g} mm apart"
     raise VolumeError(

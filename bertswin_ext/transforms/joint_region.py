@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from monai.config import KeysCollection
 from monai.transforms import Crop, InvertibleTransform, MapTransform
 from monai.utils import ensure_tuple_rep
 
-from bertswin_ext.geometry import spacing_of
+from bertswin_ext.geometry import Floats, spacing_of
 from bertswin_ext.transforms.joint_place import joint_vox
 from bertswin_ext.transforms.volume_grid import VolumeGrid, grid_of
 
@@ -75,9 +76,18 @@ class JointRegiond(MapTransform, InvertibleTransform):  # type: ignore[misc]
             return tuple(slice(0, size) for size in grid.shape)
         size_vox = np.ceil(self.size_mm / spacing_of(grid.affine) - 1e-6)  # 60 / 0.2 is no more than 300
         middle = np.clip(joint_vox(center_mm, grid), 0, np.array(grid.shape) - 1)
-        start = np.floor(middle - (size_vox - 1) / 2 + 0.5)
+        # rounded in the world's direction: a volume and its flipped copy lose the same voxels
+        backwards = _is_backwards(grid.affine)
+        last = np.array(grid.shape) - 1
+        start = np.floor(np.where(backwards, last - middle, middle) - (size_vox - 1) / 2 + 0.5)
+        start = np.where(backwards, last + 1 - start - size_vox, start)
         low, high = np.clip([start, start + size_vox], 0, grid.shape).astype(int).tolist()
         return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+
+
+def _is_backwards(affine: Floats) -> npt.NDArray[np.bool_]:
+    """Which axes run against the world's."""
+    return np.asarray(nib.io_orientation(affine)[:, 1] < 0)
 
 
 class BlankRegiond(JointRegiond):

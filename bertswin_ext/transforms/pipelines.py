@@ -10,7 +10,6 @@ from monai.transforms import (
     EnsureChannelFirstd,
     LoadImaged,
     Orientationd,
-    Spacingd,
     SpatialPadd,
     Transform,
 )
@@ -26,6 +25,7 @@ from bertswin_ext.transforms.joint_region import JointRegiond
 from bertswin_ext.transforms.labelled import Labelledd
 from bertswin_ext.transforms.masking import RandTokenNoised
 from bertswin_ext.transforms.resample_crop import ResampleCropd
+from bertswin_ext.transforms.resampled import Resampled
 from bertswin_ext.transforms.seed import RandSeedd
 from bertswin_ext.transforms.standardize import StandardizeHUd
 from bertswin_ext.transforms.stored import OpenStoredd
@@ -70,7 +70,7 @@ def volume_preprocessing(
         *([CheckLabeld(labels=class_names, allow_missing_keys=True)] if class_names else []),
         Orientationd(**optional, axcodes="RAS", labels=None),
         JointRegiond(**optional, size_mm=region_mm),
-        Spacingd(**optional, pixdim=spacing, mode=["bilinear", "nearest"][: len(keys)]),
+        Resampled(**optional, pixdim=spacing, mode=["bilinear", "nearest"][: len(keys)]),
         CheckSized(keys="image", roi_size=roi_size, tolerance_vox=1),
         SpatialPadd(**optional, spatial_size=roi_size, mode="edge"),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from monai.transforms import (
     Invertd,
     LoadImaged,
     Orientationd,
-    Spacingd,
     Transform,
 )
 
@@ -28,6 +27,7 @@ from bertswin_ext.transforms.joint_region import BlankRegiond, JointRegiond
 from bertswin_ext.transforms.mirror_left import MirrorLeftd
 from bertswin_ext.transforms.most_likely import MostLikelyClassd
 from bertswin_ext.transforms.pipelines import volume_preprocessing
+from bertswin_ext.transforms.resampled import Resampled
 from bertswin_ext.transforms.seed import RandSeedd
 from bertswin_ext.transforms.standardize import StandardizeHUd
 from bertswin_ext.transforms.stored import OpenStoredd
@@ -139,7 +139,7 @@ def segmentation_training(
         scale_range=scale_range,
         allow_missing_keys=True,
     )
-    voxels = LabelVoxelsd("label", num_classes=len(class_ratios), allow_missing_keys=True)
+    voxels = LabelVoxelsd("label", num_classes=len(class_names), allow_missing_keys=True)
     return Compose([*volumes, voxels, RandClassCenterd(class_ratios), crop, RandSeedd()])
 
 
@@ -189,21 +189,9 @@ def _inverted(key: str, preprocessing: Compose, image_key: str) -> Invertd:
     )
 
 
-class _Resampled(Spacingd):  # type: ignore[misc]
-    """MONAI's resampling, which sees its own keys only.
-
-    MONAI 1.6 takes whatever stands beside ``image`` as ``image_...`` for a dictionary; MONAI Label puts a path there.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        """The item with its volumes resampled."""
-        own = {key: data[key] for key in self.keys if key in data}
-        return dict(data) | super().__call__(own, lazy)
-
-
-def _resampling(keys: Sequence[str], spacing_mm: float | Sequence[float]) -> Spacingd:
+def _resampling(keys: Sequence[str], spacing_mm: float | Sequence[float]) -> Transform:
     """Resampling of images, and of labels by nearest neighbours."""
     spacing = [spacing_mm] * 3 if isinstance(spacing_mm, (int, float)) else list(spacing_mm)
     # in float32 the coordinates are right to 1e-4 voxels, and take half of what MONAI's float64 takes
     modes = ["bilinear", "nearest"][: len(keys)]
-    return _Resampled(keys, spacing, mode=modes, dtype=np.float32, allow_missing_keys=True)
+    return Resampled(keys, spacing, mode=modes, dtype=np.float32, allow_missing_keys=True)

@@ -157,11 +157,43 @@ def test_evaluation_of_a_run(phantom_dir, finetuned):
     assert not (folder / "previous").exists()
 
 
-def test_weights_of_another_configuration_are_refused(phantom_dir, finetuned, tmp_path):
+@pytest.mark.parametrize(("knob", "value"), [("spacing_mm", 1.5), ("img_size", 16), ("num_heads", 4)])
+def test_weights_of_another_configuration_are_refused(phantom_dir, finetuned, tmp_path, knob, value):
+    """Also where the shapes of the weights would not tell."""
     options = {"dataset_dir": phantom_dir, "output_dir": tmp_path, "model_path": finetuned[0] / "model.pt"}
-    result = run(command(TMJ, "evaluate", spacing_mm=1.5, **options), check=False)
+    result = run(command(TMJ, "evaluate", **{knob: value}, **options), check=False)
     assert result.returncode == 1
-    assert "spacing_mm" in result.stderr.splitlines()[-1]
+    assert knob in result.stderr[result.stderr.rindex("The cause:") :]
+
+
+def test_adapters_are_resumed_and_measured(phantom_dir, encoder, tmp_path):
+    options = {"dataset_dir": phantom_dir, "encoder_path": encoder, "checkpoint_interval": 2}
+    run(command(TMJ, "lora", output_dir=tmp_path / "whole", **options))
+    moment = AtLogLine("epoch 2/2 iteration 3/", Send(signal.SIGKILL))
+    killed = run(command(TMJ, "lora", output_dir=tmp_path / "killed", **options), check=False, moment=moment)
+    assert killed.returncode == -signal.SIGKILL
+    run(command(TMJ, "lora", output_dir=tmp_path / "killed", resume=True, **options))
+    assert_same(last_checkpoint(tmp_path / "killed"), last_checkpoint(tmp_path / "whole"))
+    run(command(TMJ, "lora", "evaluate", output_dir=tmp_path / "whole", **options))
+    assert rows_of(tmp_path / "whole" / "evaluation" / "scores.csv")
+
+
+def test_fewer_epochs_than_between_validations(phantom_dir, tmp_path):
+    run(command(TMJ, dataset_dir=phantom_dir, output_dir=tmp_path, epochs=1, val_interval=5))
+    assert (tmp_path / "model.pt").is_file()
+
+
+def test_a_class_that_no_label_has_is_named(phantom_dir, tmp_path):
+    datalist = json.loads(phantom_dir.read_text())
+    for item in datalist["training"]:
+        label = nib.load(phantom_dir.parent / item["label"])
+        without = np.asarray(label.dataobj) % 2
+        nib.save(nib.Nifti1Image(without.astype(np.uint8), label.affine), tmp_path / item["label"])
+        item["image"] = str(phantom_dir.parent / item["image"])
+    (tmp_path / "datalist.json").write_text(json.dumps(datalist))
+    result = run(command(TMJ, dataset_dir=tmp_path, output_dir=tmp_path / "run", epochs=1))
+    assert "none of the 4 training volumes has a label of skull" in result.stderr
+    assert "none of the 2 validation volumes has a label of skull" in result.stderr
 
 
 def test_an_encoder_of_another_size_is_refused(phantom_dir, encoder, tmp_path):

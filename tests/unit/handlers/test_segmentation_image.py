@@ -40,6 +40,14 @@ def test_files_and_title(tmp_path):
     assert cases[0].planes[0].image_hu.min() == -21  # 0 in units of the network
 
 
+def test_a_title_of_its_own(tmp_path):
+    handler = SegmentationImageHandler(tmp_path, NAMES, spacing_mm=(1, 1, 1), title="Segmentation")
+    with mock.patch(DRAW, side_effect=gallery_figure) as draw:
+        run(handler, [output()])
+    assert draw.call_args.args[2] == "Segmentation"
+    assert [path.name for path in tmp_path.iterdir()] == ["latest.png"]
+
+
 def test_the_planes_do_not_depend_on_the_prediction(tmp_path):
     handler = SegmentationImageHandler(tmp_path, NAMES, spacing_mm=(1, 1, 1))
     with mock.patch(DRAW, side_effect=gallery_figure) as draw:

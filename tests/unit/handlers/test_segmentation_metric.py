@@ -11,7 +11,6 @@ from bertswin_ext.handlers.segmentation_metric import SegmentationMetric
 from tests.unit.handlers.small_segmentation import NAMES, label_map, make_evaluator, sample
 
 CONFIG = {
-    "imports": ["$from monai.handlers import from_engine"],
     "class_names": NAMES,
     "postprocessing": {
         "_target_": "Compose",
@@ -19,17 +18,16 @@ CONFIG = {
     },
     "key_metric": {
         "val_mean_dice": {
-            "_target_": "MeanDice",
-            "include_background": False,
-            "num_classes": "$len(@class_names)",
-            "output_transform": "$from_engine(['pred', 'label'])",
+            "_target_": "bertswin_ext.handlers.SegmentationMetric",
+            "class_names": "@class_names",
+            "scores": ["dice"],
+            "per_class": True,
         }
     },
     "additional_metrics": {
         "val": {
-            "_target_": "bertswin_ext.handlers.segmentation_metric.SegmentationMetric",
+            "_target_": "bertswin_ext.handlers.SegmentationMetric",
             "class_names": "@class_names",
-            "scores": ["dice", "hd95_mm", "assd_mm"],
             "per_class": True,
         }
     },
@@ -53,9 +51,8 @@ def test_a_configuration_for_the_bundle():
     evaluator = metrics_of([sample(0), sample(2), sample(0)])
     metrics = evaluator.state.metrics
     assert evaluator.state.best_metric == metrics["val_mean_dice"] == pytest.approx((1 + 0.75 + 1) / 3)
-    assert metrics["val_dice"] == pytest.approx(metrics["val_mean_dice"])
-    assert metrics["val_dice_mandible"] == pytest.approx(2.5 / 3)
-    assert metrics["val_dice_skull"] == 1.0
+    assert metrics["val_mean_dice_mandible"] == pytest.approx(2.5 / 3)
+    assert metrics["val_mean_dice_skull"] == 1.0
     # moved by two voxels of 0.5 mm
     assert metrics["val_hd95_mm_mandible"] == pytest.approx(1 / 3)
     assert metrics["val_hd95_mm"] == pytest.approx(1 / 6)

@@ -111,3 +111,21 @@ def test_a_model_of_another_kind(tmp_path, network):
 def test_a_folder_that_is_no_bundle(model, tmp_path):
     with pytest.raises(ValueError, match=r"`bundle` must be the folder of a bundle .*train.json does not exist"):
         pack_bundle(tmp_path, model, tmp_path / "packed")
+
+
+def test_a_model_with_other_classes(tmp_path):
+    names = ["background", "mandible", "skull", "teeth"]
+    network = BertsWinSegmenter(**SIZES, out_channels=4)
+    save_network(network, tmp_path / "four.pt", AdaptationRecord.of(network, 0.8, names))
+    with pytest.raises(ValueError, match=r"four.pt has 4 classes, but class_weights and class_ratios in .*train.json"):
+        pack_bundle(BUNDLE, tmp_path / "four.pt", tmp_path / "packed")
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle, ignore=shutil.ignore_patterns("data", "output", "models"))
+    train = config(bundle, "train") | {"class_weights": [0.1, 1, 1, 1], "class_ratios": [1, 1, 1, 1]}
+    (bundle / "configs" / "train.json").write_text(json.dumps(train))
+    packed = pack_bundle(bundle, tmp_path / "four.pt", tmp_path / "packed")
+    assert config(packed, "inference")["class_names"] == names
+    metadata = config(packed, "metadata")
+    output = metadata["network_data_format"]["outputs"]["pred"]
+    assert (output["num_channels"], list(output["channel_def"].values())) == (4, names)
+    assert metadata["pred_classes"] == "0 background, 1 mandible, 2 skull, 3 teeth"

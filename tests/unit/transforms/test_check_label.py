@@ -1,5 +1,6 @@
 """Labels that do not fit their image are stopped by name."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -72,8 +73,8 @@ def test_another_size():
 
 @pytest.mark.parametrize("axis", range(3))
 def test_another_place(axis):
-    message = refusal(item(affine=shifted(0.25, axis)))
-    assert "they lie up to 0.25 mm apart. The label has 4 x 3 x 2 voxels and the affine" in message
+    message = refusal(item(affine=shifted(0.45, axis)))
+    assert "they lie up to 0.45 mm apart. The label has 4 x 3 x 2 voxels and the affine" in message
 
 
 def test_flipped_axes():
@@ -83,19 +84,43 @@ def test_flipped_axes():
 
 
 def test_what_adds_up_to_the_far_end_counts():
-    """2e-4 mm more per voxel are little, and more than a micrometre at the seventh."""
-    wider = AFFINE + np.diag([2e-4, 0, 0, 0])
-    data = {name: volume(torch.zeros(1, 8, 3, 2), name) for name in ("image", "label")}
-    assert CheckLabeld()({**data, "label": volume(torch.zeros(1, 4, 3, 2), "label", wider), "image": item()["image"]})
-    assert "0.0014 mm apart" in refusal({**data, "label": volume(torch.zeros(1, 8, 3, 2), "label", wider)})
+    """A hundredth of a voxel more per voxel is little, and a whole one at the far end."""
+    wider = AFFINE + np.diag([4e-3, 0, 0, 0])
+    for size, fits in ((40, True), (100, False)):
+        data = {
+            "image": volume(torch.zeros(1, size, 3, 2), "image"),
+            "label": volume(torch.zeros(1, size, 3, 2), "label", wider),
+        }
+        if fits:
+            assert CheckLabeld()(data)
+        else:
+            assert "0.396 mm apart" in refusal(data)
+
+
+@pytest.mark.parametrize("turn_deg", [0.05, 0.5, 2.0])
+def test_a_label_that_came_through_a_quaternion(tmp_path, turn_deg):
+    """NIfTI's qform holds a small rotation of a large volume to some tenths of a millimetre."""
+    turn = np.deg2rad(turn_deg)
+    affine = np.diag([-0.3, -0.3, 0.3, 1.0])
+    affine[:2, :2] = affine[:2, :2] @ [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    written = nib.Nifti1Image(np.zeros((500, 500, 2), dtype=np.uint8), None)
+    written.set_qform(affine)
+    written.set_sform(None, code=0)
+    nib.save(written, tmp_path / "label.nii")
+    label = nib.load(tmp_path / "label.nii")
+    data = {
+        "image": volume(torch.zeros(1, 500, 500, 2), "image", affine),
+        "label": volume(torch.zeros(1, 500, 500, 2), "label", label.affine),
+    }
+    np.testing.assert_array_equal(CheckLabeld()(data)["label"].affine.numpy(), affine)
 
 
 def test_a_rounded_affine_is_replaced_by_the_images():
     """So that both have the same size when they are resampled."""
-    given = item(torch.ones(1, *SIZE), shifted(9e-4))
+    given = item(torch.ones(1, *SIZE), shifted(0.15))
     label = CheckLabeld()(given)["label"]
     np.testing.assert_array_equal(label.affine.numpy(), AFFINE)
-    np.testing.assert_array_equal(given["label"].affine.numpy(), shifted(9e-4))
+    np.testing.assert_array_equal(given["label"].affine.numpy(), shifted(0.15))
     assert torch.equal(label.as_tensor(), torch.ones(1, *SIZE))
     assert label.meta["filename_or_obj"] == "/data/label.nii.gz"
 

@@ -113,3 +113,19 @@ def test_a_blanked_label_is_what_the_cut_leaves_at_its_place():
 def test_nothing_is_blanked_without_a_box(size_mm, center):
     item = {"label": torch.ones(1, 9, 9, 9)} | ({"center_mm": center} if center else {})
     assert BlankRegiond("label", size_mm=size_mm)(item)["label"] is item["label"]
+
+
+@pytest.mark.parametrize("size", [20, 21])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (-1, -1, -1)])
+def test_a_volume_and_its_flipped_copy_lose_the_same_voxels(size, signs):
+    """Also where the box could begin at either of two voxels."""
+    marked = torch.arange(float(size**3)).reshape(1, size, size, size) + 1
+    flips = [axis + 1 for axis, sign in enumerate(signs) if sign < 0]
+    affine = np.diag([*map(float, signs), 1.0])
+    affine[:3, 3] = [size - 1 if sign < 0 else 0 for sign in signs]
+    for center, edge in ((10.0, 8.0), (9.5, 7.0)):
+        blank = BlankRegiond("label", size_mm=edge)
+        plain = blank({"label": MetaTensor(marked), "center_mm": [center] * 3})["label"]
+        stored = MetaTensor(marked.flip(flips), affine=torch.from_numpy(affine))
+        turned = blank({"label": stored, "center_mm": [center] * 3})["label"]
+        assert torch.equal(turned.as_tensor().flip(flips), plain.as_tensor())
