@@ -20,9 +20,9 @@ class SegmentationMetric(Metric):  # type: ignore[misc]
     """Mean scores over the cases of a validation, in mm where they are distances.
 
     Attached as ``"val"`` it gives ``val_hd95_mm`` and ``val_assd_mm``: means over the classes of a case that count,
-    then over the cases; with ``per_class`` also ``val_hd95_mm_mandible`` and so on. Attached as ``"val_mean_dice"``, with
-    ``dice`` as its one score, it gives ``val_mean_dice``, and can be an evaluator's key metric. Empty classes count as
-    in `segmentation_scores`. Where nothing counts the metric is NaN.
+    then over the cases; with ``per_class`` also ``val_hd95_mm_mandible`` and so on. Attached as ``"val_mean_dice"``,
+    with ``dice`` as its one score, it gives ``val_mean_dice``, and can be an evaluator's key metric. Empty classes
+    count as in `segmentation_scores`. Where nothing counts the metric is NaN.
 
     MONAI's `HausdorffDistance` and `SurfaceDistance` handlers know of no spacing, and need scipy.
 

@@ -23,7 +23,7 @@ __all__ = ["LABEL_NAMES", "CheckLabeld"]
 
 LABEL_NAMES = ("background", "mandible", "skull")
 
-# programs that write a rotation as NIfTI's quaternion move a volume's far end by almost a voxel; a whole one is an error
+# a rotation written as NIfTI's quaternion moves a volume's far end by almost a voxel; a whole one is an error
 _TOLERANCE_VOX = 0.9
 _MOST_LISTED = 8
 
