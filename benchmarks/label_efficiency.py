@@ -5,8 +5,8 @@
         [--dataset_dir DATALIST] [--size demo|base] [--steps 200] [--device cpu|cuda]
 
 Methods: `BertsWinSegmenter` from a pre-trained encoder and from scratch, `ViTSegmenter` from the encoder of a ViT-MAE,
-and MONAI's `SwinUNETR` from scratch. All have the same labelled joints, crops, loss, number of steps and schedule; the
-learning rates are each method's own, see `METHODS`. A seed decides which joints are labelled (those of a smaller
+and MONAI's `SwinUNETR` from scratch. All have the same labelled joints, crops, loss, number of steps and schedule, and
+but for `SwinUNETR` the same learning rates, see `METHODS`. A seed decides which joints are labelled (those of a smaller
 number are among those of a larger one), the crops, and the initial weights; methods share it.
 
 The networks are measured after the last step, on held-out joints, by `sliding_window` and `bertswin_ext.evaluation`:
@@ -119,14 +119,14 @@ def _bertswin(size: Size) -> nn.Module:
 
 
 METHODS = {
-    "pretrained": Method("BertsWin, pre-trained", _bertswin, "encoder", 5e-3, 1e-3),
+    "pretrained": Method("BertsWin, pre-trained", _bertswin, "encoder", 5e-3, 5e-3),
     "scratch": Method("BertsWin, from scratch", _bertswin, "", 5e-3, 5e-3),
     "vit": Method(
         "ViT, pre-trained (MAE)",
         lambda size: ViTSegmenter(size.img_size, size.patch_size, **size.network),
         "vit_encoder",
         5e-3,
-        1e-3,
+        5e-3,
     ),
     "swin_unetr": Method("SwinUNETR, from scratch", lambda size: PaddedSwinUNETR(**size.swin), "", 2e-3, 2e-3),
 }
