@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from bertswin_ext.files import written_whole
 
-__all__ = ["Row", "curves_figure", "ordered_columns", "save_png"]
+__all__ = ["Row", "curves_figure", "ordered_columns", "save_epoch_png", "save_png"]
 
 Row = dict[str, float]
 
@@ -31,6 +32,15 @@ def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, whole or not at all."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", facecolor=figure.get_facecolor())
+
+
+def save_epoch_png(figure: Figure, folder: Path, epoch: int | None) -> None:
+    """Write ``latest.png``, and keep a copy of it by the epoch's name if there is one."""
+    latest = folder / "latest.png"
+    save_png(figure, latest)
+    if epoch is not None:
+        with written_whole(folder / f"epoch_{epoch:04d}.png") as temporary:
+            shutil.copyfile(latest, temporary)
 
 
 def curves_figure(rows: Sequence[Row], title: str = "") -> Figure:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.engine_values import check_positive, scalar_metrics, scalar_outputs
-from bertswin_ext.handlers.figures import save_png
+from bertswin_ext.handlers.figures import save_epoch_png
 from bertswin_ext.handlers.reconstruction_figure import check_range, check_spacing, reconstruction_figure
 from bertswin_ext.handlers.tensorboard import LazyWriter
 
@@ -114,17 +109,10 @@ class ReconstructionImageHandler:
 
     def _write(self, figure: Figure, epoch: int) -> None:
         """Write the picture to the folder and to TensorBoard."""
-        latest = self.output_dir / "latest.png"
-        save_png(figure, latest)
-        if epoch % self.interval == 0:
-            with written_whole(self.output_dir / f"epoch_{epoch:04d}.png") as temporary:
-                shutil.copyfile(latest, temporary)
+        is_kept = epoch % self.interval == 0
+        save_epoch_png(figure, self.output_dir, epoch if is_kept else None)
         if self._writer is not None:
-            canvas: Any = FigureCanvasAgg(figure)
-            canvas.draw()
-            pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-            self._writer.open().add_image("reconstruction", pixels, epoch, dataformats="HWC")
-            self._writer.flush()
+            self._writer.add_picture("reconstruction", figure, epoch)
 
 
 def _read_output(engine: Engine) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bertswin_ext.evaluation.case_gallery import gallery_figure
 from bertswin_ext.evaluation.case_planes import MARGIN_MM, CasePlanes, cut_planes, most_anatomy
-from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.engine_values import check_positive, scalar_metrics
-from bertswin_ext.handlers.figures import save_png
+from bertswin_ext.handlers.figures import save_epoch_png
 from bertswin_ext.handlers.segmentation_output import SegmentedVolume, segmented_volumes
 from bertswin_ext.handlers.tensorboard import LazyWriter
 from bertswin_ext.voxels import VOXELS
@@ -116,17 +112,10 @@ class SegmentationImageHandler:
 
     def _write(self, figure: Figure, epoch: int) -> None:
         """Write the picture to the folder and to TensorBoard."""
-        latest = self.output_dir / "latest.png"
-        save_png(figure, latest)
-        if not self.title and epoch % self.interval == 0:
-            with written_whole(self.output_dir / f"epoch_{epoch:04d}.png") as temporary:
-                shutil.copyfile(latest, temporary)
+        is_kept = not self.title and epoch % self.interval == 0
+        save_epoch_png(figure, self.output_dir, epoch if is_kept else None)
         if self._writer is not None:
-            canvas: Any = FigureCanvasAgg(figure)
-            canvas.draw()
-            pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-            self._writer.open().add_image("segmentation", pixels, epoch, dataformats="HWC")
-            self._writer.flush()
+            self._writer.add_picture("segmentation", figure, epoch)
 
 
 def _title(engine: Engine, epoch: int) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 __all__ = ["LazyWriter"]
 
 
@@ -26,6 +30,13 @@ class LazyWriter:
 
             self._writer = SummaryWriter(log_dir=str(self.log_dir))
         return self._writer
+
+    def add_picture(self, tag: str, figure: Figure, epoch: int) -> None:
+        """Write a figure as a picture, and make it visible."""
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        self.open().add_image(tag, np.asarray(canvas.buffer_rgba())[..., :3], epoch, dataformats="HWC")
+        self.flush()
 
     def flush(self) -> None:
         """Make what was written visible."""

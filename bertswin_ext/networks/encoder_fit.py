@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bertswin_ext.networks.architecture import Family
-from bertswin_ext.networks.record import AdaptationRecord
+from bertswin_ext.networks.record import AdaptationRecord, plain_size
 
 __all__ = ["input_faults", "size_faults", "stem_faults", "stems_differ", "window_faults", "windows_differ"]
 
@@ -33,14 +33,14 @@ def size_faults(theirs: Mapping[str, Any], ours: Mapping[str, Any], family: Fami
     return [
         f"{name}: {_both(theirs[name], ours[name])}. Set {_knob(name, theirs[name])}."
         for name in known
-        if _plain(theirs[name]) != _plain(ours[name])
+        if plain_size(theirs[name]) != plain_size(ours[name])
     ]
 
 
 def windows_differ(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Whether the network's windows are not the encoder's; by their number of offsets where one is not known."""
     name = "window_size" if "window_size" in theirs and "window_size" in ours else "bias_rows"
-    return _plain(theirs.get(name)) != _plain(ours.get(name))
+    return plain_size(theirs.get(name)) != plain_size(ours.get(name))
 
 
 def window_faults(theirs: Mapping[str, Any], ours: Mapping[str, Any], resize_window: bool) -> list[str]:
@@ -87,18 +87,11 @@ def input_faults(record: AdaptationRecord | None, configured: AdaptationRecord) 
 
 def _both(theirs: Any, ours: Any) -> str:
     """A value on both sides."""
-    return f"the encoder has {_plain(theirs)}, the network {_plain(ours)}"
+    return f"the encoder has {plain_size(theirs)}, the network {plain_size(ours)}"
 
 
 def _knob(name: str, value: Any) -> str:
     """How a value is given on the command line."""
-    plain = _plain(value)
+    plain = plain_size(value)
     text = "'[" + ",".join(map(str, plain)) + "]'" if isinstance(plain, tuple) else str(plain)
     return f"`--{name} {text}`"
-
-
-def _plain(value: Any) -> Any:
-    """A size as it is compared and shown: one number where the axes agree."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return value
-    return value[0] if len(set(value)) == 1 else tuple(value)

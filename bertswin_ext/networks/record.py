@@ -18,7 +18,7 @@ from bertswin_ext.networks.checkpoint import read_checkpoint
 from bertswin_ext.networks.lora import merged_state_dict
 from bertswin_ext.voxels import VOXELS
 
-__all__ = ["AdaptationRecord", "read_record", "save_network", "save_weights", "spacing_in_words"]
+__all__ = ["AdaptationRecord", "plain_size", "read_record", "save_network", "save_weights", "spacing_in_words"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,18 @@ def read_record(path: str | Path) -> AdaptationRecord:
     if "record" not in content:
         raise ValueError(f"{path} has no `record`. {_AGAIN}")
     return AdaptationRecord.from_plain(content["record"], path)
+
+
+def plain_size(value: Any) -> Any:
+    """A size as it is compared and shown: one number where the axes agree; other values as they are.
+
+    Example:
+        >>> plain_size([7, 7, 7]), plain_size((7, 7, 5)), plain_size("unetr")
+        (7, (7, 7, 5), 'unetr')
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    return value[0] if len(set(value)) == 1 else tuple(value)
 
 
 def spacing_in_words(spacing_mm: Sequence[float]) -> str:

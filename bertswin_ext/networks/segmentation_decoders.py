@@ -61,7 +61,7 @@ class SegmentationDecoder(nn.Module):
         Returns:
             Logits (b, out_channels, i, j, k).
         """
-        raise NotImplementedError
+        raise NotImplementedError("A decoder computes its logits in `forward`.")
 
 
 class LinearDecoder(SegmentationDecoder):

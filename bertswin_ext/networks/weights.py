@@ -14,7 +14,7 @@ from torch import nn
 from bertswin_ext.errors import listed_under
 from bertswin_ext.networks.checkpoint import read_checkpoint, tensors_of
 from bertswin_ext.networks.masked_autoencoder import BertsWinMAE
-from bertswin_ext.networks.record import AdaptationRecord, save_weights
+from bertswin_ext.networks.record import AdaptationRecord, plain_size, save_weights
 from bertswin_ext.networks.vit_mae import ViTMAE
 from bertswin_ext.networks.weight_report import WeightReport, compare_weights, refuse_poor_match
 
@@ -177,15 +177,8 @@ def _other_network(theirs: AdaptationRecord, ours: AdaptationRecord) -> list[str
     if not (theirs.arguments and ours.arguments):
         return []
     names = [name for name in theirs.arguments if name in ours.arguments and name not in _FREE_ARGUMENTS]
-    pairs = {name: (_plain(theirs.arguments[name]), _plain(ours.arguments[name])) for name in names}
+    pairs = {name: (plain_size(theirs.arguments[name]), plain_size(ours.arguments[name])) for name in names}
     return [f"{name}: the weights have {a}, the configuration {b}" for name, (a, b) in pairs.items() if a != b]
-
-
-def _plain(value: Any) -> Any:
-    """A size with one number for every axis, as that number."""
-    if isinstance(value, list | tuple):
-        return value[0] if len(set(value)) == 1 else list(value)
-    return value
 
 
 def _stem_layers(keys: Iterable[str]) -> list[int]:

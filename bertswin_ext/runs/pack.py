@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertswin_ext.files import written_whole
-from bertswin_ext.networks.record import AdaptationRecord, read_record
+from bertswin_ext.networks.record import AdaptationRecord, plain_size, read_record, spacing_in_words
 from bertswin_ext.voxels import VOXELS
 
 __all__ = ["pack_bundle"]
@@ -86,16 +86,16 @@ def _check_classes(record: AdaptationRecord, program: Mapping[str, Any], model: 
 
 def _knobs(record: AdaptationRecord, program: Mapping[str, Any]) -> dict[str, Any]:
     """The knobs of a program that the model decides."""
-    wanted = {**record.arguments, "spacing_mm": _shortest(record.spacing_mm)}
+    wanted = {**record.arguments, "spacing_mm": record.spacing_mm}
     if record.labels is not None:
         wanted["class_names"] = list(record.labels)
-    return {name: _plain(value) for name, value in wanted.items() if name in program}
+    return {name: plain_size(value) for name, value in wanted.items() if name in program}
 
 
 def _metadata(path: Path, record: AdaptationRecord) -> dict[str, Any]:
     """The bundle's description with the model's window and voxels."""
     metadata = _program(path)
-    size = _plain(record.arguments["img_size"])
+    size = plain_size(record.arguments["img_size"])
     for tensor in ("inputs", "outputs"):
         for description in metadata["network_data_format"][tensor].values():
             description["spatial_shape"] = [size] * 3 if isinstance(size, int) else size
@@ -106,20 +106,8 @@ def _metadata(path: Path, record: AdaptationRecord) -> dict[str, Any]:
             description |= {"num_channels": len(classes), "channel_def": classes}
     image_classes = str(metadata["image_classes"])
     voxels = f"{VOXELS.spacing_mm} mm voxels"
-    metadata["image_classes"] = image_classes.replace(voxels, f"{_shortest(record.spacing_mm)} mm voxels")
+    metadata["image_classes"] = image_classes.replace(voxels, f"{spacing_in_words(record.spacing_mm)} voxels")
     return metadata
-
-
-def _shortest(values: tuple[float, ...]) -> float | list[float]:
-    """One number where all are the same."""
-    return values[0] if len(set(values)) == 1 else list(values)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; a size is one number where all axes are the same."""
-    if isinstance(value, list | tuple):
-        return _shortest(tuple(value))
-    return value
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

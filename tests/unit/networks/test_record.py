@@ -5,7 +5,7 @@ import torch
 
 from bertswin_ext.networks import bertswin_tiny
 from bertswin_ext.networks.lora import add_lora, merge_lora
-from bertswin_ext.networks.record import AdaptationRecord, read_record, save_network
+from bertswin_ext.networks.record import AdaptationRecord, plain_size, read_record, save_network
 
 NAMES = ["background", "mandible", "skull"]
 
@@ -98,3 +98,10 @@ def test_a_file_without_a_record(tmp_path):
         ValueError, match=r"model\.pt has no `record`\. It was not written by save_encoder or save_network"
     ):
         read_record(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"), [([7, 7, 7], 7), ((7, 7, 5), (7, 7, 5)), ([7, 7, 5], (7, 7, 5)), ("unetr", "unetr"), (0.5, 0.5)]
+)
+def test_a_size_as_it_is_compared(value, plain):
+    assert plain_size(value) == plain
