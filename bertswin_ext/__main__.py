@@ -18,9 +18,12 @@ COMMANDS: dict[str, Callable[..., object]] = {name: getattr(commands, name) for 
 
 def _check_flags(arguments: Sequence[str]) -> None:
     """Refuse a mistyped flag at once: fire would run the whole command before it complains."""
-    if not arguments or arguments[0] not in COMMANDS:
+    if not arguments:
         return
-    command, *rest = arguments
+    # fire takes import-weights for import_weights
+    command, rest = arguments[0].replace("-", "_"), arguments[1:]
+    if command not in COMMANDS:
+        return
     known = list(inspect.signature(COMMANDS[command]).parameters)
     for argument in rest:
         if argument == "--":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["VolumeError", "listed", "listed_under", "root_cause", "times"]
+__all__ = ["VolumeError", "fault_of_user", "listed", "listed_under", "root_cause", "times"]
 
 
 class VolumeError(ValueError):
@@ -45,6 +45,19 @@ def times(numbers: Iterable[float], form: str = "g") -> str:
         ('224 x 96 x 64', '0.4 x 0.4 x 0.5')
     """
     return " x ".join(format(number, form) for number in numbers)
+
+
+def fault_of_user(error: BaseException) -> str | None:
+    """What was wrong with a file or an argument, in words; None if the program is at fault.
+
+    Example:
+        >>> fault_of_user(ValueError("a.nii: torn.")), fault_of_user(ZeroDivisionError())
+        ('a.nii: torn.', None)
+    """
+    cause = root_cause(error)
+    if not isinstance(cause, ValueError | TypeError | OSError | MemoryError):
+        return None
+    return str(cause) or type(cause).__name__
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -10,6 +10,7 @@ from bertswin_ext.voxels import VOXELS
 __all__ = ["check_numbers", "check_paths", "how_to_train"]
 
 _TRAIN = "python -m monai.bundle run --config_file bundles/pretrain/configs/train.json"
+_SEVERAL = ("mandible", "skull", "noise_hu", "density")
 
 
 def how_to_train(dataset: Path, spacing_mm: float = VOXELS.spacing_mm) -> str:
@@ -29,6 +30,6 @@ def check_numbers(*, whole: bool = False, **values: object) -> None:
     """Refuse what fire could not read as a number, or, where that may be, as several; None stands for a default."""
     kinds = int if whole else (int, float)
     for name, value in values.items():
-        several = value if isinstance(value, list | tuple) and value and name in ("mandible", "skull") else [value]
+        several = value if isinstance(value, list | tuple) and value and name in _SEVERAL else [value]
         if value is not None and not all(isinstance(v, kinds) and not isinstance(v, bool) for v in several):
             raise TypeError(f"`--{name}` must be a {'whole ' if whole else ''}number, got {value!r}.")

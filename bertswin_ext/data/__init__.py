@@ -3,6 +3,7 @@
 from bertswin_ext.data.absent_classes import warn_of_absent_classes
 from bertswin_ext.data.datalist import Datalist, are_prepared, load_datalist, split_sha256
 from bertswin_ext.data.datalist_check import check_datalist
+from bertswin_ext.data.phantoms.head_files import write_heads
 from bertswin_ext.data.phantoms.jaw_map import DENTAL_SEGMENTATOR
 from bertswin_ext.data.phantoms.phantom import Phantom, make_phantom
 from bertswin_ext.data.phantoms.phantom_files import write_phantoms
@@ -15,6 +16,8 @@ from bertswin_ext.data.preparation.landmarks import JointCenter, Landmarks, load
 from bertswin_ext.data.preparation.preparation_settings import PreparationSettings
 from bertswin_ext.data.preparation.prepare import Prepared, prepare
 from bertswin_ext.data.reading.volume_reader import VolumeReader
+from bertswin_ext.data.reading.zipped_series import ZipLimits
+from bertswin_ext.data.source_items import source_items
 from bertswin_ext.data.stream import SeededDataset, ShareSampler, StreamSampler
 from bertswin_ext.data.uncollated import Uncollated
 from bertswin_ext.errors import VolumeError
@@ -35,6 +38,7 @@ __all__ = [
     "Uncollated",
     "VolumeError",
     "VolumeReader",
+    "ZipLimits",
     "are_prepared",
     "check_datalist",
     "estimate_field_of_view",
@@ -47,8 +51,10 @@ __all__ = [
     "make_phantom",
     "make_semi_synthetic",
     "prepare",
+    "source_items",
     "split_sha256",
     "warn_of_absent_classes",
+    "write_heads",
     "write_phantoms",
     "write_semi_synthetic",
 ]

@@ -4,11 +4,14 @@ from bertswin_ext.handlers.best_model import BestModelHandler, PatienceHandler
 from bertswin_ext.handlers.case_table import CaseTableHandler
 from bertswin_ext.handlers.conductor_stats import ConductorStatsHandler
 from bertswin_ext.handlers.curves import CurvesHandler
+from bertswin_ext.handlers.joint_features import JointFeaturesHandler
+from bertswin_ext.handlers.joint_reconstructions import JointReconstructionsHandler
 from bertswin_ext.handlers.optimization import LossTermsHandler, OptimizerStepHandler
 from bertswin_ext.handlers.progress import ProgressHandler
 from bertswin_ext.handlers.reconstruction_image import ReconstructionImageHandler
 from bertswin_ext.handlers.resume import ResumeHandler
 from bertswin_ext.handlers.run_report import RunReportHandler
+from bertswin_ext.handlers.scan_output import ScanOutputHandler
 from bertswin_ext.handlers.segmentation_image import SegmentationImageHandler
 from bertswin_ext.handlers.segmentation_metric import SegmentationMetric
 from bertswin_ext.handlers.segmentation_report import SegmentationReportHandler
@@ -19,6 +22,8 @@ __all__ = [
     "CaseTableHandler",
     "ConductorStatsHandler",
     "CurvesHandler",
+    "JointFeaturesHandler",
+    "JointReconstructionsHandler",
     "LossTermsHandler",
     "OptimizerStepHandler",
     "PatienceHandler",
@@ -26,6 +31,7 @@ __all__ = [
     "ReconstructionImageHandler",
     "ResumeHandler",
     "RunReportHandler",
+    "ScanOutputHandler",
     "SegmentationImageHandler",
     "SegmentationMetric",
     "SegmentationReportHandler",

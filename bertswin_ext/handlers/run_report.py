@@ -15,17 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ignite
 import ignite.distributed as idist
-import monai
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-import bertswin_ext
 from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.engine_values import scalar_metrics, scalar_outputs
 from bertswin_ext.handlers.progress import format_duration
+from bertswin_ext.versions import versions_of
 
 __all__ = ["RunReportHandler"]
 
@@ -206,7 +204,7 @@ class RunReportHandler:
             "started_utc": self._earlier.get("started_utc", self._times.get("started_utc")),
             "wall_seconds": round(self._wall_seconds(), 3),
             **self._describe_progress(engine),
-            "versions": _versions(),
+            "versions": versions_of("bertswin_ext", "monai", "torch", "ignite", "numpy"),
             "system": _describe_system(engine),
             **self._given,
         }
@@ -288,18 +286,6 @@ def _describe_best(engine: Engine) -> dict[str, Any] | None:
     """Return the best value of MONAI's key metric, ``None`` before there is one."""
     name, epoch = getattr(engine.state, "key_metric_name", None), getattr(engine.state, "best_metric_epoch", -1)
     return None if name is None or epoch == -1 else {"name": name, "value": engine.state.best_metric, "epoch": epoch}
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    return {
-        "bertswin_ext": bertswin_ext.__version__,
-        "monai": monai.__version__,
-        "torch": str(torch.__version__),
-        "ignite": ignite.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _describe_system(engine: Engine) -> dict[str, Any]:

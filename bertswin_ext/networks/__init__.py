@@ -2,6 +2,7 @@
 
 from bertswin_ext.networks.backbone import BertsWinBackbone
 from bertswin_ext.networks.features import BertsWinFeatures
+from bertswin_ext.networks.joint_locator import JointLocator
 from bertswin_ext.networks.lora import add_lora, load_lora, lora_state_dict, merge_lora
 from bertswin_ext.networks.masked_autoencoder import BertsWinMAE
 from bertswin_ext.networks.presets import (
@@ -31,6 +32,7 @@ __all__ = [
     "BertsWinFeatures",
     "BertsWinMAE",
     "BertsWinSegmenter",
+    "JointLocator",
     "StemTuner",
     "ViTMAE",
     "ViTSegmenter",

@@ -151,8 +151,9 @@ def save_network(network: nn.Module, path: str | Path, record: AdaptationRecord)
 def save_weights(weights: Mapping[str, torch.Tensor], path: str | Path, record: AdaptationRecord) -> None:
     """Write tensors with a record, whole or not at all."""
     content = {"model": {key: value.cpu() for key, value in weights.items()}, "record": record.to_plain()}
-    with written_whole(path) as temporary:
-        torch.save(content, temporary)
+    # into an open file: given a path, torch would put the temporary name into the bytes
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
     logger.info("%d tensors of a %s written to %s", len(weights), record.method, path)
 
 

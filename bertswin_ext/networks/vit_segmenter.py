@@ -129,7 +129,7 @@ class ViTSegmenter(nn.Module):
     def _encode(self, x: torch.Tensor, wanted_blocks: Sequence[int]) -> list[torch.Tensor]:
         """Output of chosen blocks (b, h, gi, gj, gk), the last block's after the final norm."""
         tokens = self.patch_embedding(x)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
         *blocks, final_norm = self.blocks
         kept = []
         for layer, block in enumerate(blocks):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from monai.utils import ensure_tuple_rep
 
 from bertswin_ext.files import written_whole
 from bertswin_ext.networks.record import AdaptationRecord, plain_size, read_record, spacing_in_words
@@ -17,6 +19,7 @@ __all__ = ["pack_bundle"]
 
 logger = logging.getLogger(__name__)
 
+# what trains, and what infers where a bundle does that
 _PROGRAMS = ("train.json", "inference.json")
 _LEFT_BEHIND = ("data", "output", "models", "eval", "__pycache__")
 
@@ -42,7 +45,7 @@ def pack_bundle(bundle: str | Path, model: str | Path, output: str | Path) -> Pa
     """
     bundle, output = Path(bundle), Path(output)
     record = read_record(model)
-    programs = {name: _program(bundle / "configs" / name) for name in _PROGRAMS}
+    programs = {name: _program(bundle / "configs" / name) for name in _names(bundle)}
     for name, program in programs.items():
         _check_kind(record, program, model, bundle / "configs" / name)
         _check_classes(record, program, model, bundle / "configs" / name)
@@ -59,10 +62,15 @@ def pack_bundle(bundle: str | Path, model: str | Path, output: str | Path) -> Pa
     return output
 
 
+def _names(bundle: Path) -> list[str]:
+    """The programs of a bundle; every one trains."""
+    return [name for name in _PROGRAMS if name == _PROGRAMS[0] or (bundle / "configs" / name).is_file()]
+
+
 def _program(path: Path) -> dict[str, Any]:
     """A configuration that is complete alone."""
     if not path.is_file():
-        raise ValueError(f"`bundle` must be the folder of a bundle that trains and infers; {path} does not exist.")
+        raise ValueError(f"`bundle` must be the folder of a bundle that trains; {path} does not exist.")
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -95,10 +103,13 @@ def _knobs(record: AdaptationRecord, program: Mapping[str, Any]) -> dict[str, An
 def _metadata(path: Path, record: AdaptationRecord) -> dict[str, Any]:
     """The bundle's description with the model's window and voxels."""
     metadata = _program(path)
-    size = plain_size(record.arguments["img_size"])
-    for tensor in ("inputs", "outputs"):
-        for description in metadata["network_data_format"][tensor].values():
-            description["spatial_shape"] = [size] * 3 if isinstance(size, int) else size
+    tensors = metadata["network_data_format"]
+    size = list(ensure_tuple_rep(record.arguments["img_size"], 3))
+    for description in [*tensors["inputs"].values(), *tensors["outputs"].values()]:
+        description["spatial_shape"] = size
+    for description in tensors["outputs"].values():
+        if description["format"] == "feature":
+            metadata["pred_classes"] = _describe_features(description, record, size)
     if record.labels is not None:
         classes = {str(number): name for number, name in enumerate(record.labels)}
         metadata["pred_classes"] = ", ".join(f"{number} {name}" for number, name in classes.items())
@@ -108,6 +119,13 @@ def _metadata(path: Path, record: AdaptationRecord) -> dict[str, Any]:
     voxels = f"{VOXELS.spacing_mm} mm voxels"
     metadata["image_classes"] = image_classes.replace(voxels, f"{spacing_in_words(record.spacing_mm)} voxels")
     return metadata
+
+
+def _describe_features(description: dict[str, Any], record: AdaptationRecord, size: Sequence[int]) -> str:
+    """Give an output its channels and its grid of patches; the same in words."""
+    edge, channels = record.arguments["patch_size"], record.arguments["hidden_size"]
+    description |= {"num_channels": channels, "spatial_shape": [voxels // edge for voxels in size]}
+    return f"{channels} feature channels per {edge}^3 voxels"
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

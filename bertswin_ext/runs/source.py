@@ -13,10 +13,11 @@ import torch.distributed as dist
 from bertswin_ext.data.datalist import Datalist, Item, load_datalist, load_items
 from bertswin_ext.data.phantoms.phantom import GENERATOR_VERSION
 from bertswin_ext.data.phantoms.phantom_files import write_phantoms
-from bertswin_ext.data.reading.volume_search import find_volumes, volume_stem
+from bertswin_ext.data.source_items import source_items
+from bertswin_ext.deployment.scan_source import Scans, open_scans
 from bertswin_ext.errors import listed
 
-__all__ = ["LabelledItems", "open_datalist", "open_volumes"]
+__all__ = ["LabelledItems", "open_datalist", "open_volumes", "scans_to_segment"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,31 +106,38 @@ def open_volumes(
     Raises:
         ValueError: there are no volumes, or the datalist has faults.
     """
-    source = Path(dataset_dir or _phantoms(Path(phantom_dir), phantoms)).expanduser().resolve()
-    if source.is_dir() and (source / "datalist.json").is_file():
-        source = source / "datalist.json"
-    items = [_with_folder(item, source) for item in _items_of(source)]
+    source = dataset_dir or _phantoms(Path(phantom_dir), phantoms)
+    items = source_items(source, "dataset_dir")
     if with_label:
         _check_labels(items, str(source))
     logger.info("%d volumes from %s", len(items), source)
     return items
 
 
-def _items_of(source: Path) -> list[Item]:
-    """Items of a datalist, a folder or a file."""
-    if not source.exists():
-        raise ValueError(f"`dataset_dir` {source} does not exist. Give a volume, a folder of volumes, or a datalist.")
-    if source.suffix == ".json":
-        return [item for section in load_items(source).values() for item in section]
-    if source.is_file():
-        return [{"image": str(source), "patient": volume_stem(source)}]
-    return [{"image": str(path), "patient": patient} for path, patient in find_volumes(source)]
+def scans_to_segment(
+    source: str | Path | Sequence[str | Path] | None,
+    phantom_dir: str | Path,
+    phantoms: Mapping[str, Any],
+    joints: Mapping[str, Sequence[float]] | None = None,
+    landmarks: str | Path | None = None,
+) -> Scans:
+    """The scans to find joints in and to segment.
 
+    Args:
+        source: what `open_scans` takes; nothing means phantoms, written once and reused, and nothing is said of their
+            joints.
+        phantom_dir: folder of the phantoms.
+        phantoms: arguments of `write_phantoms`.
+        joints: the joints of a single scan.
+        landmarks: a table of the joints of many.
 
-def _with_folder(item: Item, source: Path) -> Item:
-    """An item that says where it lies; nothing if that is not below the source."""
-    root, folder = source if source.is_dir() else source.parent, Path(item["image"]).parent
-    return {**item, "folder": str(folder.relative_to(root)) if folder.is_relative_to(root) else ""}
+    Raises:
+        ValueError: as `open_scans` does.
+    """
+    if not source:
+        items = load_items(_phantoms(Path(phantom_dir), phantoms))
+        source = [item["image"] for section in items.values() for item in section]
+    return open_scans(source, joints, landmarks)
 
 
 def _check_labels(items: Sequence[Item], source: str) -> None:

@@ -60,7 +60,7 @@ class JointRegiond(MapTransform, InvertibleTransform):  # type: ignore[misc]
         item = dict(data)
         for key in self.key_iterator(item):
             # recorded even if nothing is cut: `Invertd` undoes it without having seen the item
-            item[key] = self.cropper(item[key], self._box(grid_of(item[key]), item.get(self.center_key)))
+            item[key] = self.cropper(item[key], self.box(grid_of(item[key]), item.get(self.center_key)))
         return item
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -70,8 +70,16 @@ class JointRegiond(MapTransform, InvertibleTransform):  # type: ignore[misc]
             item[key] = self.cropper.inverse(item[key])
         return item
 
-    def _box(self, grid: VolumeGrid, center_mm: npt.ArrayLike | None) -> tuple[slice, ...]:
-        """What is cut out of a volume."""
+    def box(self, grid: VolumeGrid, center_mm: npt.ArrayLike | None) -> tuple[slice, ...]:
+        """What is cut out of a volume.
+
+        Args:
+            grid: of the volume.
+            center_mm: the joint in the RAS world; None takes all of it.
+
+        Raises:
+            ValueError: the joint is not in the volume.
+        """
         if self.size_mm is None or center_mm is None:
             return tuple(slice(0, size) for size in grid.shape)
         size_vox = np.ceil(self.size_mm / spacing_of(grid.affine) - 1e-6)  # 60 / 0.2 is no more than 300
@@ -115,7 +123,7 @@ class BlankRegiond(JointRegiond):
         if self.size_mm is None or item.get(self.center_key) is None:
             return item
         for key in self.key_iterator(item):
-            box = (slice(None), *self._box(grid_of(item[key]), item[self.center_key]))
+            box = (slice(None), *self.box(grid_of(item[key]), item[self.center_key]))
             blank = item[key].clone().zero_()
             blank[box] = item[key][box]
             item[key] = blank

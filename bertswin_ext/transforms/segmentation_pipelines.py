@@ -76,7 +76,7 @@ def segmentation_preprocessing(
             EnsureChannelFirstd(keys=keys, allow_missing_keys=True),
             CheckVolumed(keys="image"),
             *([CheckLabeld(labels=class_names, allow_missing_keys=True)] if with_label else []),
-            *([BlankRegiond("label", region_mm, allow_missing_keys=True)] if label_on_own_grid else []),
+            *([BlankRegiond("label", region_mm, allow_missing_keys=True)] if with_label and label_on_own_grid else []),
             Orientationd(**optional, axcodes="RAS", labels=None),
             JointRegiond(**optional, size_mm=region_mm),
             _resampling(moved, spacing_mm),

@@ -24,6 +24,7 @@ PROGRAMS = {
             "tune_stem",
         ]
     },
+    "inference": {"inference": [], "features": [], "reconstruct": [], "train_locator": []},
     "tmj_segmentation": {
         "train": [
             "demo",
@@ -38,7 +39,7 @@ PROGRAMS = {
             "evaluate",
             "multi_gpu_train",
         ],
-        "inference": ["inference_demo"],
+        "inference": ["inference_demo", "export", "tensorrt"],
     },
 }
 # what an overlay brings along that train.json does not have; the model card explains it
@@ -52,7 +53,9 @@ OWN_KNOBS = {
         "tune_steps",
         "tune_accumulation",
         "stop_at_target",
-    }
+    },
+    "export": {"formats", "atol"},
+    "tensorrt": {"precision"},
 }
 DERIVED = {
     "_desc_",
@@ -77,6 +80,7 @@ SEVERAL = [
 ]
 
 every_bundle = pytest.mark.parametrize("bundle", PROGRAMS)
+every_bundle_that_trains = pytest.mark.parametrize("bundle", [name for name in PROGRAMS if "train" in PROGRAMS[name]])
 
 
 def folder(bundle):
@@ -139,19 +143,21 @@ def test_no_absolute_paths(bundle, name):
 
 @pytest.mark.parametrize(("bundle", "program"), ALONE)
 def test_knobs_come_before_objects(bundle, program):
-    assert {"dataset_dir", "img_size", "seed"} <= set(knobs(bundle, program))
+    # what deploys takes scans, and the sizes of the network that it is given
+    wanted = {"output_dir", "seed"} if bundle == "inference" else {"dataset_dir", "img_size", "seed"}
+    assert wanted <= set(knobs(bundle, program))
     if program == "train":
         assert {"epochs", "batch_size", "learning_rate", "resume"} <= set(knobs(bundle, program))
 
 
-@every_bundle
+@every_bundle_that_trains
 def test_handlers_are_a_list_of_objects(bundle):
     parser = merged(bundle, "train")
     for name in ("train::handlers", "validate::handlers"):
         assert all("_target_" in handler for handler in parser[name])
 
 
-@every_bundle
+@every_bundle_that_trains
 def test_the_resume_dictionary_is_complete(bundle):
     assert set(merged(bundle, "train")["checkpoint::state"]) >= {"model", "optimizer", "lr_scheduler", "curves"}
 
@@ -192,9 +198,9 @@ def test_the_licence_comes_along(bundle):
 
 @pytest.mark.parametrize(("bundle", "program"), ALONE)
 def test_every_knob_is_in_the_model_card(bundle, program):
-    own = [knob for _, overlay_of, name in OVERLAYS if overlay_of == program for knob in OWN_KNOBS.get(name, ())]
+    overlays = [name for owner, overlay_of, name in OVERLAYS if (owner, overlay_of) == (bundle, program)]
     card = (folder(bundle) / "docs/README.md").read_text()
-    wanted = knobs(bundle, program) + (own if bundle == "pretrain" else [])
+    wanted = knobs(bundle, program) + [knob for name in overlays for knob in OWN_KNOBS.get(name, ())]
     assert [knob for knob in wanted if f"`{knob}`" not in card] == []
 
 

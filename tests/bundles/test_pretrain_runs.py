@@ -12,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bertswin_ext.networks.record import read_record
 from tests.bundles.conftest import command, run
 from tests.moments import AtLogLine, Send
 
@@ -66,7 +67,7 @@ def test_a_run_leaves_what_people_look_at(finished):
     assert report["status"] == "completed"
     assert report["data"]["counts"] == {"training": 4, "validation": 2}
     assert report["config"]["epochs"] == 2
-    assert torch.load(folder / "model.pt", weights_only=True).keys()
+    assert read_record(folder / "model.pt").spacing_mm == (1.6, 1.6, 1.6)
     assert "epoch 1/2 iteration 2/6 loss" in log
     assert "first estimate:" in log
     assert "epoch 2/2 completed" in (folder / "run.log").read_text()
@@ -166,7 +167,7 @@ def test_baseline_evaluation_and_export(bundle, phantom_dir, finished, tmp_path)
     encoder = torch.load(folder / "encoder.pt", weights_only=True)
     assert encoder["record"]["arguments"]["hidden_size"] == 24
     assert encoder["record"]["spacing_mm"] == [1.6, 1.6, 1.6]
-    weights = torch.load(folder / "model.pt", weights_only=True)
+    weights = torch.load(folder / "model.pt", weights_only=True)["model"]
     assert_same(encoder["model"], {key: value for key, value in weights.items() if not key.startswith("decoder.")})
 
 

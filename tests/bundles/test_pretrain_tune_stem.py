@@ -54,10 +54,10 @@ def test_a_fresh_stem_comes_nearer_and_is_ready_for_segmentation(bundle, phantom
     assert report["metrics"]["tuned_loss"] == found["values"]["tuned"]["loss"]
     assert report["metrics"]["per_patch_loss"] == found["target"]
     assert f"target {found['target']:.4f}" in result.stderr
-    encoder, weights = load_encoder(pretrained / "stem/encoder.pt"), torch.load(pretrained / "stem/model.pt")
+    encoder, weights = load_encoder(pretrained / "stem/encoder.pt"), torch.load(pretrained / "stem/model.pt")["model"]
     assert encoder.stem.kind == "non_overlapping"
     assert all(torch.equal(value, weights[f"stem.{name}"]) for name, value in encoder.stem.state_dict().items())
-    learnt = torch.load(pretrained / "model.pt")
+    learnt = torch.load(pretrained / "model.pt")["model"]
     frozen = [name for name in learnt if not name.startswith("stem.")]
     assert frozen
     assert all(torch.equal(weights[name], learnt[name]) for name in frozen)

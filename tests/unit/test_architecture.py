@@ -12,7 +12,7 @@ TESTS = ROOT / "tests" / "unit"
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 GROUND_FLOOR = tuple(
     f"bertswin_ext.{name}"
-    for name in ("connected_parts", "errors", "files", "geometry", "stored_volume", "voxels", "workers")
+    for name in ("connected_parts", "errors", "files", "geometry", "stored_volume", "versions", "voxels", "workers")
 )
 LOWER_FLOOR = ("networks", "losses", "transforms", "optimizers", "inferers", "data")
 IGNITE = ("ignite", "monai.engines", "monai.handlers")

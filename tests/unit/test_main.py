@@ -264,3 +264,9 @@ def test_prepare_help(capsys):
     text = "".join(capsys.readouterr())
     for word in ("--landmarks", "3D Slicer", "python -m bertswin_ext prepare --input my_scans", "exit status"):
         assert word in text
+
+
+def test_a_command_with_hyphens_is_checked_as_any_other(capsys):
+    with pytest.raises(SystemExit):
+        main(["import-weights", "model.pt", "--bundel", "pretrain"])
+    assert "`import_weights` must be given flags it has, got --bundel. Use --file --bundle" in capsys.readouterr().err

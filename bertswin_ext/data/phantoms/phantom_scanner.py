@@ -17,6 +17,7 @@ from bertswin_ext.voxels import AIR_HU
 __all__ = [
     "FILL_HU",
     "FOV_RADIUS_MM",
+    "NOISE_HU",
     "Scanner",
     "coordinates",
     "draw_grain",
@@ -30,6 +31,8 @@ __all__ = [
 
 FILL_HU = -1000.0
 FOV_RADIUS_MM = 88.0
+NOISE_HU = (35.0, 80.0)
+"""Smallest and largest standard deviation of a scanner's noise in water."""
 _VOXELS_AT_ONCE = 1 << 17
 
 Array = npt.NDArray[np.float64]
@@ -72,6 +75,7 @@ def draw_scanner(
     place_metal: Callable[[np.random.Generator], Array],
     axis_mm: tuple[float, float] = (0.0, 0.0),
     radius_mm: float = FOV_RADIUS_MM,
+    noise_hu: Sequence[float] = NOISE_HU,
 ) -> Scanner:
     """Draw a scanner; a third of them meet metal.
 
@@ -80,6 +84,7 @@ def draw_scanner(
         place_metal: draws a world position for the metal; called for every scanner.
         axis_mm: as in ``Scanner``.
         radius_mm: as in ``Scanner``.
+        noise_hu: smallest and largest standard deviation of the noise in water.
 
     Returns:
         The scanner.
@@ -94,7 +99,7 @@ def draw_scanner(
         streak_hu=rng.uniform(50.0, 130.0) * has_metal,
         metal_mm=place_metal(rng),
         streak_phases=rng.uniform(0.0, 2.0 * math.pi, size=4),
-        noise_hu=rng.uniform(35.0, 80.0),
+        noise_hu=rng.uniform(noise_hu[0], noise_hu[1]),
         noise_sigmas_vox=(rng.uniform(0.7, 1.2), rng.uniform(1.8, 2.5)),
         noise_mix=rng.uniform(0.4, 0.8),
         axis_mm=axis_mm,

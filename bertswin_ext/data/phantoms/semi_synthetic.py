@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -23,6 +24,7 @@ from bertswin_ext.data.phantoms.phantom_scanner import (
     draw_scanner,
     scan_volume,
 )
+from bertswin_ext.data.phantoms.variation import NO_VARIATION, Variation, blurred, deformed, regridded, thinned
 from bertswin_ext.data.reading.volume_reader import VolumeReader
 from bertswin_ext.data.reading.volume_search import volume_stem
 from bertswin_ext.files import written_whole
@@ -38,7 +40,7 @@ class SemiSynthetic:
     Attributes:
         image: Hounsfield units, float32 (i, j, k).
         label: uint8 (i, j, k): 0 background, 1 mandible, 2 skull; 0 outside the field of view.
-        affine: voxel to RAS world in mm, (4, 4), that of the label map.
+        affine: voxel to RAS world in mm, (4, 4).
         fov_center_mm: RAS world position on the vertical axis of the field of view, the middle of the map.
         fov_radius_mm: radius of the field of view.
     """
@@ -58,6 +60,7 @@ def make_semi_synthetic(
     fov_radius_mm: float | None = None,
     noise: bool = True,
     artefacts: bool = True,
+    variation: Variation = NO_VARIATION,
 ) -> SemiSynthetic:
     """Turn a label map without an image into a cone-beam CT.
 
@@ -74,9 +77,11 @@ def make_semi_synthetic(
         fov_radius_mm: None for 88 mm, or 96 % of half the smaller horizontal extent if that is less.
         noise: add correlated noise that grows with the signal.
         artefacts: add cupping, and in a third of the seeds streaks of metal in a tooth.
+        variation: how far shape, density, sharpness and noise depend on the seed; by default the shape is the map's.
 
     Returns:
-        Image and label on the grid of the map. Outside the field of view are -1000 HU and no label.
+        Image and label on the grid of the map, or in the voxels that ``variation`` asks for. Outside the field of view
+        are -1000 HU and no label.
 
     Raises:
         TypeError: ``seed`` is no int.
@@ -92,11 +97,14 @@ def make_semi_synthetic(
         (True, 1, 11.52)
     """
     check_not_negative("seed", seed)
-    jaw = read_jaw_map(label, affine, tissues)
+    for_tissue, for_scanner, for_noise, for_variation = (np.random.default_rng((seed, stream)) for stream in range(4))
+    jaw = regridded(read_jaw_map(label, affine, tissues), variation.spacing_mm)
+    jaw = deformed(jaw, variation.deform_mm, for_variation)
     fov = _field_of_view(jaw, fov_radius_mm)
-    for_tissue, for_scanner, for_noise = (np.random.default_rng((seed, stream)) for stream in range(3))
-    scanner = _scanner(for_scanner, jaw, fov)
-    hu = fill_with_tissue(jaw, for_tissue)
+    scanner = _scanner(for_scanner, jaw, fov, variation.noise_hu)
+    thinnest, densest = variation.density
+    hu = thinned(fill_with_tissue(jaw, for_tissue), for_variation.uniform(thinnest, densest))
+    hu = blurred(hu, jaw.spacing, for_variation.uniform(0.0, variation.blur_mm))
     grain = draw_grain(for_noise, cast(Shape, jaw.label.shape), scanner) if noise else None
     image, seen = scan_volume(hu, jaw.affine, scanner, grain, artefacts)
     return SemiSynthetic(image.numpy(), jaw.label * seen.numpy(), jaw.affine, fov.center_mm, fov.radius_mm)
@@ -108,6 +116,7 @@ def write_semi_synthetic(
     count: int = 1,
     seed: int = 0,
     tissues: Tissues = DENTAL_SEGMENTATOR,
+    variation: Variation = NO_VARIATION,
 ) -> Path:
     """Write semi-synthetic scans of one label map, with their datalist.
 
@@ -120,6 +129,7 @@ def write_semi_synthetic(
         count: scans to write, at least 1; they differ in tissue, scanner and noise.
         seed: of the whole set.
         tissues: what the map's values are, see ``make_semi_synthetic``; those of DentalSegmentator by default.
+        variation: how far shape, density, sharpness and noise may differ, see ``make_semi_synthetic``.
 
     Returns:
         Path of ``datalist.json``.
@@ -140,7 +150,7 @@ def write_semi_synthetic(
     for n in tqdm(range(count), desc="scans", unit="volume", disable=None):
         one = int(np.random.SeedSequence((seed, n)).generate_state(1)[0])
         try:
-            scan = make_semi_synthetic(label, meta["affine"], tissues, one)
+            scan = make_semi_synthetic(label, meta["affine"], tissues, one, variation=variation)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         files = write_scan(target, f"{name}_{n}", scan.image, scan.label, scan.affine)
@@ -168,7 +178,7 @@ def _field_of_view(jaw: JawMap, radius_mm: float | None) -> FieldOfView:
     return FieldOfView((x, y, z), radius)
 
 
-def _scanner(rng: np.random.Generator, jaw: JawMap, fov: FieldOfView) -> Scanner:
+def _scanner(rng: np.random.Generator, jaw: JawMap, fov: FieldOfView, noise_hu: Sequence[float]) -> Scanner:
     """Draw a scanner; metal is in a tooth."""
     teeth = np.flatnonzero(jaw.tooth)
 
@@ -176,5 +186,5 @@ def _scanner(rng: np.random.Generator, jaw: JawMap, fov: FieldOfView) -> Scanner
         voxel = np.unravel_index(teeth[rng.integers(len(teeth))], jaw.label.shape) if len(teeth) else np.zeros(3)
         return moved(jaw.affine, np.array(voxel))
 
-    scanner = draw_scanner(rng, in_a_tooth, fov.center_mm[:2], fov.radius_mm)
+    scanner = draw_scanner(rng, in_a_tooth, fov.center_mm[:2], fov.radius_mm, noise_hu)
     return scanner if len(teeth) else replace(scanner, streak_hu=0.0)

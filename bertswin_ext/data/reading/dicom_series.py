@@ -24,6 +24,8 @@ _TAGS = (_ORIENTATION, _POSITION, _SPACING, _SERIES, _NUMBER, _PADDING, _INTERCE
 _PADDING_BELOW_HU = -900.0  # a padding value above this could be tissue, so it is left alone
 _DIRECTION_TOLERANCE = 1e-3
 _NAMED = 5
+_SEGMENTATIONS = tuple(f"1.2.840.10008.5.1.4.1.1.66.{kind}".encode() for kind in (4, 5, 7))
+_KIND = b"\x02\x00\x02\x00UI"  # the tag in the first bytes of a file that names what it holds
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ def is_dicom_file(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def is_segmentation_file(path: Path) -> bool:
+    """Tell whether a DICOM file says in its first bytes that it is a segmentation, not an image."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    start = head.find(_KIND) + len(_KIND) + 2
+    length = int.from_bytes(head[start - 2 : start], "little")
+    return _KIND in head and head[start : start + length].rstrip(b"\0 ") in _SEGMENTATIONS
 
 
 def read_header(path: Path) -> DicomHeader:
@@ -152,7 +163,7 @@ def read_multi_frame(header: DicomHeader) -> Any:
 
 def _one_series(folder: Path) -> list[DicomHeader]:
     """Read all headers of a folder and check that they are slices of one series."""
-    files = sorted(path for path in folder.iterdir() if is_dicom_file(path))
+    files = sorted(path for path in folder.iterdir() if is_dicom_file(path) and not is_segmentation_file(path))
     if not files:
         raise VolumeError(
             f"{folder}: the folder holds no DICOM file (suffix .dcm, or 'DICM' at byte 128). "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from bertswin_ext.data.reading.dicom_series import is_dicom_file, read_header, r
 from bertswin_ext.errors import VolumeError, times
 
 logger = logging.getLogger(__name__)
+# where pydicom is installed, each LoadImage warns that a reader without nvImageCodec is slow, which is never used here
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader: nvImageCodec decoder plugin")
 
 Array = npt.NDArray[Any]
 Meta = dict[str, Any]

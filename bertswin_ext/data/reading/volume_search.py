@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bertswin_ext.data.reading.dicom_series import is_dicom_file
+from bertswin_ext.data.reading.dicom_series import is_dicom_file, is_segmentation_file
 from bertswin_ext.data.reading.volume_reader import VOLUME_SUFFIXES, volume_suffix
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ def find_volumes(folder: Path) -> list[tuple[Path, str]]:
 
     Volumes are NIfTI, NRRD and MetaImage files, and folders that directly hold DICOM files. Files in folders
     named like labels (``labelsTr``, ``segmentations``, ``masks``) and files whose names hold the word label, seg,
-    segmentation or mask (``a_seg``, ``a-label``, ``a_mask_2``) are left out; every skipped file is logged.
+    segmentation or mask (``a_seg``, ``a-label``, ``a_mask_2``) are left out, and so are DICOM segmentations; every
+    skipped file is logged.
 
     The patient is the BIDS subject (``sub-01``) in the path, else the first folder below ``folder`` (unless it
     only says that these are images, as ``imagesTr``), else the file name without its suffix.
@@ -88,6 +89,8 @@ def _reason_to_skip(path: Path, is_label_folder: bool) -> str:
         return "not a volume"
     if is_label_folder:
         return "label (by its folder)"
+    if not volume_suffix(path) and is_segmentation_file(path):
+        return "label (a DICOM segmentation)"
     if volume_suffix(path) and _LABEL_WORD.search(volume_stem(path).lower()):
         return "label (by its name)"
     return ""

@@ -105,3 +105,13 @@ def test_a_file_without_a_record(tmp_path):
 )
 def test_a_size_as_it_is_compared(value, plain):
     assert plain_size(value) == plain
+
+
+def test_a_file_does_not_depend_on_its_name_or_on_the_process(tmp_path, monkeypatch):
+    network = torch.nn.Linear(2, 2)
+    files = []
+    for number in (1, 2):
+        monkeypatch.setattr("os.getpid", lambda number=number: number)
+        save_network(network, tmp_path / f"{number}.pt", AdaptationRecord.of(network, 0.4))
+        files.append((tmp_path / f"{number}.pt").read_bytes())
+    assert files[0] == files[1]

@@ -56,6 +56,11 @@ def test_counts_are_whole_numbers(count):
     assert problems(epochs="$2 + 1") == []
 
 
+def test_a_false_that_would_count_as_true():
+    assert problems(size="false") == ["size: false on the command line is a text, which counts as true. Write False"]
+    assert problems(size=False) == []
+
+
 def test_a_helper_that_is_referenced_is_fine():
     assert problems(factor=2, size="$@factor * 2") == []
     assert problems(mine={"a": 2}, size="@mine::a") == []

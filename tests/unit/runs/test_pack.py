@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bertswin_ext.networks.masked_autoencoder import BertsWinMAE
 from bertswin_ext.networks.record import AdaptationRecord, save_network
 from bertswin_ext.networks.segmenter import BertsWinSegmenter
 from bertswin_ext.runs import pack_bundle
@@ -106,6 +107,23 @@ def test_a_model_of_another_kind(tmp_path, network):
     save_network(network, tmp_path / "other.pt", AdaptationRecord.of(torch.nn.Linear(1, 1), 0.8))
     with pytest.raises(ValueError, match=r"other.pt holds a Linear, but .*train.json builds a BertsWinSegmenter"):
         pack_bundle(BUNDLE, tmp_path / "other.pt", tmp_path / "packed")
+
+
+def test_a_bundle_that_only_trains(tmp_path):
+    """Its output are features, one for each patch."""
+    sizes = {name: value for name, value in SIZES.items() if name != "decoder_channels"}
+    network = BertsWinMAE(**sizes, decoder_hidden_size=16)
+    save_network(network, tmp_path / "model.pt", AdaptationRecord.of(network, 0.8))
+    packed = pack_bundle(BUNDLE.with_name("pretrain"), tmp_path / "model.pt", tmp_path / "packed")
+    train, metadata = config(packed, "train"), config(packed, "metadata")
+    assert {name: train[name] for name in sizes} == sizes
+    assert (train["decoder_hidden_size"], train["spacing_mm"]) == (16, 0.8)
+    formats = metadata["network_data_format"]
+    assert formats["inputs"]["image"]["spatial_shape"] == [16, 16, 16]
+    assert formats["outputs"]["pred"]["spatial_shape"] == [2, 2, 2]
+    assert formats["outputs"]["pred"]["num_channels"] == 24
+    assert metadata["pred_classes"] == "24 feature channels per 8^3 voxels"
+    assert not (packed / "configs" / "inference.json").exists()
 
 
 def test_a_folder_that_is_no_bundle(model, tmp_path):

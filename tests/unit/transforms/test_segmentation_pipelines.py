@@ -161,6 +161,8 @@ def test_building_and_running_the_chains_warns_of_nothing(tmp_path):
     run_all_chains(item)  # ITK does not outlive a warning that becomes an error while it is loaded
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # MONAI's, where pydicom is installed and NVIDIA's decoder is not
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         run_all_chains(item)
 
 
@@ -294,3 +296,10 @@ def test_the_image_comes_back_too_if_asked_for(tmp_path):
     inner = (slice(1, -1),) * 3
     wanted = standardized(image_array())[inner]
     np.testing.assert_allclose(back["image"][0].numpy()[inner], wanted, atol=0.1 * wanted.std())
+
+
+def test_a_label_that_is_not_asked_for_is_not_touched(tmp_path):
+    item = {**save(tmp_path), "center_mm": [3.0, 3.0, 2.5]}
+    done = segmentation_preprocessing(SPACING_MM, VolumeReader(), region_mm=4.0, label_on_own_grid=True)(item)
+    assert done["label"] == item["label"]
+    assert done["image"].shape == (1, 8, 8, 8)

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from bertswin_ext.data.reading.dicom_series import is_dicom_file
+from bertswin_ext.data.reading.dicom_series import is_dicom_file, is_segmentation_file
 from bertswin_ext.data.reading.volume_reader import VolumeError, VolumeReader
+from tests.unit.data.reading import dicom_files
 from tests.unit.data.reading.dicom_files import write_series, write_slice
 from tests.unit.data.worlds import AIR, error, hounsfield, load
 
@@ -255,3 +256,21 @@ def test_a_damaged_slice_is_named(tmp_path, keep):
     folder = write_series(tmp_path / "ct", straight([2.0] * 5), hounsfield, size=(40, 40))
     os.truncate(folder / "002.dcm", keep)
     assert re.match(rf"{folder}/002.dcm: is not a readable DICOM image\. Copy the file again", refusal(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_one"), [("66.4", True), ("66.7", True), ("66", False), ("2", False), ("66.40", False)]
+)
+def test_a_segmentation_says_so_in_its_first_bytes(tmp_path, monkeypatch, kind, is_one):
+    monkeypatch.setattr(dicom_files, "CT_IMAGE", f"1.2.840.10008.5.1.4.1.1.{kind}")
+    write_slice(tmp_path / "label.dcm", np.zeros((3, 4)), ORIGIN)
+    assert is_segmentation_file(tmp_path / "label.dcm") is is_one
+    (tmp_path / "note.dcm").write_bytes(b"66.4")
+    assert not is_segmentation_file(tmp_path / "note.dcm")
+
+
+def test_a_segmentation_beside_its_series_is_no_slice(tmp_path, monkeypatch):
+    folder = write_series(tmp_path / "ct", straight([2.0] * 7), hounsfield)
+    monkeypatch.setattr(dicom_files, "CT_IMAGE", "1.2.840.10008.5.1.4.1.1.66.4")
+    write_slice(folder / "label.dcm", np.zeros((3, 4)), ORIGIN, series="1.2.3.5")
+    assert error(load(folder)) <= 0.51

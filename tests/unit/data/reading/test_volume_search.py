@@ -113,3 +113,14 @@ def test_an_empty_folder(tmp_path):
         f"{tmp_path} holds no volumes. Looked for .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd and folders with DICOM files "
         "(.dcm, or 'DICM' at byte 128), and left out labels; the log names every skipped file."
     )
+
+
+def test_dicom_segmentations_are_labels(tmp_path, caplog):
+    touch(tmp_path, "a/1.dcm")
+    for name in ("a/label.dcm", "out/a/label.dcm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        kind = b"\x02\0\x02\0UI\x1c\0" + b"1.2.840.10008.5.1.4.1.1.66.4"
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM" + kind)
+    with caplog.at_level(logging.INFO, logger="bertswin_ext"):
+        assert found(tmp_path) == {"a": "a"}
+    assert f"skipped {tmp_path / 'out/a/label.dcm'}: label (a DICOM segmentation)" in caplog.messages
