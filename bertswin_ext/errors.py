@@ -48,14 +48,16 @@ def times(numbers: Iterable[float], form: str = "g") -> str:
 
 
 def fault_of_user(error: BaseException) -> str | None:
-    """What was wrong with a file or an argument, in words; None if the program is at fault.
+    """What was wrong with a file, an argument or the machine's memory, in words; None if the program is at fault.
 
     Example:
         >>> fault_of_user(ValueError("a.nii: torn.")), fault_of_user(ZeroDivisionError())
         ('a.nii: torn.', None)
     """
     cause = root_cause(error)
-    if not isinstance(cause, ValueError | TypeError | OSError | MemoryError):
+    # torch has errors of its own where memory does not suffice
+    is_full = type(cause).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(cause)
+    if not is_full and not isinstance(cause, ValueError | TypeError | OSError | MemoryError):
         return None
     return str(cause) or type(cause).__name__
 

@@ -42,7 +42,7 @@ class SegmentedScan:
     Attributes:
         label: uint8 (1, 1, i, j, k) on the scan's voxels, 0 outside the boxes round the joints.
         joints: the joints that were segmented.
-        boxes_mm: edges of the box round each.
+        boxes_mm: edges of the box round each, which ends where the scan does.
         seconds: what was spent on each stage.
         warnings: what the user should know about the joints.
     """
@@ -70,6 +70,7 @@ class JointsInferer(Inferer):  # type: ignore[misc]
         region_mm: edges of the box round a joint, one number or three.
         keep_largest: remove all but the largest part of the mandible in each box.
         device: where boxes are resampled and go through the network; the scan's device when None.
+        amp: bfloat16 autocast, round the network alone: in bfloat16 a resampling grid would be off by a third of a mm.
 
     Shape:
         The scan is a `MetaTensor` (1, 1, i, j, k) in HU with axes along RAS; the result is uint8 of the same shape.
@@ -86,11 +87,13 @@ class JointsInferer(Inferer):  # type: ignore[misc]
         region_mm: float | Sequence[float] = 80.0,
         keep_largest: bool = False,
         device: torch.device | str | None = None,
+        amp: bool = False,
     ) -> None:
         super().__init__()
         self.inferer = inferer
         self.search = search
         self.device = None if device is None else torch.device(device)
+        self.amp = amp
         self.region = JointRegiond("image", region_mm)
         self.cropper = Crop()
         spacing = [spacing_mm] * 3 if isinstance(spacing_mm, int | float) else list(spacing_mm)
@@ -131,7 +134,7 @@ class JointsInferer(Inferer):  # type: ignore[misc]
             whole = result.label.as_tensor()[0, 0]
             for joint, (label, box) in zip(result.joints, parts, strict=True):
                 nearer = _nearer(joint, result.joints, box, grid_of(volume).affine)
-                whole[box] = label if nearer is None else torch.where(nearer, label, whole[box])
+                whole[box] = label if nearer is None else torch.where(nearer.to(whole.device), label, whole[box])
         return result
 
     def _joints(self, volume: MetaTensor) -> JointsOfScan:
@@ -145,15 +148,23 @@ class JointsInferer(Inferer):  # type: ignore[misc]
     ) -> tuple[Tensor, tuple[slice, ...]]:
         """The label (i, j, k) of the box round a joint, and the box."""
         box = self.region.box(grid_of(volume), joint.center_mm)
-        result.boxes_mm.append(_edges_mm(box, grid_of(volume).affine))
+        result.boxes_mm.append(self._edges_mm(volume, joint))
         with _stage(result, "resample"):
             item = self.to_network({"image": self._cut_out(volume, box), "joint": joint.joint})
-        with _stage(result, "network"), torch.inference_mode():
-            item["pred"] = self.inferer(item["image"].as_tensor()[None], network)[0].float()
+        windows = item["image"].as_tensor()[None]
+        autocast = torch.autocast(windows.device.type, torch.bfloat16, enabled=self.amp)
+        with _stage(result, "network"), torch.inference_mode(), autocast:
+            item["pred"] = self.inferer(windows, network)[0].float()
         with _stage(result, "invert"):
             label = MostLikelyClass()(self._on_scan(item))
             label = label if self.clean is None else self.clean(label)
         return label.as_subclass(Tensor)[0].to(volume.device), box
+
+    def _edges_mm(self, volume: MetaTensor, joint: ScanJoint) -> tuple[float, float, float]:
+        """Edges of the box round a joint, which ends where the scan does."""
+        whole = np.array(volume.shape[1:]) * spacing_of(grid_of(volume).affine)
+        i, j, k = (whole if joint.center_mm is None or self.region.size_mm is None else self.region.size_mm).tolist()
+        return i, j, k
 
     def _cut_out(self, volume: MetaTensor, box: tuple[slice, ...]) -> MetaTensor:
         """A box of the scan where it is worked on, with no memory of what was done to the scan."""
@@ -200,9 +211,3 @@ def _nearer(joint: ScanJoint, joints: Sequence[ScanJoint], box: tuple[slice, ...
         side = i[:, None, None] + j[None, :, None] + k + float(offset) <= 0
         nearer = side if nearer is None else nearer & side
     return nearer
-
-
-def _edges_mm(box: tuple[slice, ...], affine: Floats) -> tuple[float, float, float]:
-    """How long a box is."""
-    i, j, k = (np.array([part.stop - part.start for part in box]) * spacing_of(affine)).tolist()
-    return i, j, k

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from monai.config import KeysCollection
@@ -69,6 +69,17 @@ def _joint(entry: Any) -> ScanJoint:
     return ScanJoint(entry.get("joint"), (x, y, z))
 
 
+def _check_sides(joints: Sequence[ScanJoint]) -> None:
+    """Raise if sides are exchanged, as they are where LPS is taken for RAS."""
+    x = {joint.joint: joint.center_mm[0] for joint in joints if joint.joint and joint.center_mm}
+    if {"left", "right"} <= x.keys() and x["left"] >= x["right"]:
+        raise ValueError(
+            f"The right joint (x = {x['right']:g}) must lie to the right of the left one (x = {x['left']:g}): in RAS, "
+            "x grows towards the patient's right. Exchange them; or, if the points are LPS, as in DICOM, change the "
+            "sign of x and y."
+        )
+
+
 class NoteJointsd(MapTransform):  # type: ignore[misc]
     """Keep the joints that an item names in the meta data of its volumes, where an inferer finds them.
 
@@ -76,7 +87,8 @@ class NoteJointsd(MapTransform):  # type: ignore[misc]
         keys: keys of the volumes, which are `MetaTensor`.
 
     Raises:
-        ValueError: when called, a joint is neither left nor right, or outside the volume.
+        ValueError: when called, a joint is neither left nor right, or outside the volume, or the right one lies on the
+            left of the left one.
 
     Example:
         >>> import torch
@@ -93,6 +105,7 @@ class NoteJointsd(MapTransform):  # type: ignore[misc]
         """Note the joints of an item."""
         item = dict(data)
         joints = joints_of(item)
+        _check_sides(joints)
         for key in self.key_iterator(item):
             grid = grid_of(item[key])
             for joint in joints:

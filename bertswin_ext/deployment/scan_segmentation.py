@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
@@ -20,6 +19,9 @@ from bertswin_ext.deployment.scan_joints import ScanJoint
 from bertswin_ext.errors import fault_of_user
 
 __all__ = ["ScanAttempt", "ScanLabels", "ScanSegmentation"]
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class ScanAttempt:
         """The scan's folder and its name in messages."""
         return str(self.item["name"])
 
+    @property
+    def place(self) -> str:
+        """Where the scan lies, as the user knows it."""
+        return str(self.item.get("archive") or self.item["image"])
+
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Keep what goes wrong in the block, if it is the user's or the file's fault, and what is warned of."""
@@ -72,9 +79,11 @@ class ScanAttempt:
         try:
             yield
         except Exception as error:
-            self.error = fault_of_user(error)
-            if self.error is None:
+            fault = fault_of_user(error)
+            if fault is None:
                 raise
+            # the user knows the archive, not where it was unpacked
+            self.error = fault.replace(str(self.item["image"]), self.place)
         finally:
             logging.getLogger().removeHandler(keeper)
 
@@ -116,11 +125,7 @@ class ScanSegmentation:
             item: the scan.
         """
         attempt = engine.state.output = ScanAttempt(item)
-        with (
-            attempt.guarded(),
-            engine.mode(engine.network),
-            torch.autocast("cuda", enabled=engine.amp, **engine.amp_kwargs),
-        ):
+        with attempt.guarded(), engine.mode(engine.network):
             self._segment(attempt, engine.inferer, engine.network)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return attempt
@@ -132,7 +137,8 @@ class ScanSegmentation:
         scan = data["image"]
         segmented = inferer.segment(scan[None], network)
         attempt.seconds |= segmented.seconds
-        attempt.warnings += segmented.warnings
+        for warning in segmented.warnings:
+            logger.warning("%s: %s", attempt.name, warning)
         label = segmented.label[0]
         with attempt.stage("restore"):
             stored = self.postprocessing({**data, "pred": label})["pred"]

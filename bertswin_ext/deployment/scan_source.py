@@ -81,8 +81,8 @@ def open_scans(
     Returns:
         One item for each scan, in the order of the sources: ``image`` and ``source`` (where it lies, and the place that
         the user named), ``patient``, ``folder`` (where it lies below the source), ``name`` (a name for a file or folder
-        that no other scan has), ``joints`` where they are known (``{"joint": "left" or "right", "center_mm": [x, y,
-        z]}``, left before right), and what else a datalist says of it.
+        that no other scan has), ``archive`` (the ZIP file and what lies in it), ``joints`` where they are known
+        (``{"joint": "left" or "right", "center_mm": [x, y, z]}``, left before right), and what else a datalist says.
 
     Raises:
         ValueError: sources cannot be used, or what is said of the joints is wrong; all faults are listed.
@@ -104,7 +104,7 @@ def open_scans(
     except BaseException:
         scans.close()
         raise
-    logger.info("%d scans to segment", len(scans))
+    logger.info("scans found: %d", len(scans))
     return scans
 
 
@@ -147,10 +147,24 @@ def _items(place: Path, folders: list[Path], work_dir: str | Path | None, limits
         Path(work_dir).mkdir(parents=True, exist_ok=True)
     folders.append(Path(tempfile.mkdtemp(prefix="bertswin-", dir=work_dir)))
     try:
-        return source_items(unzip(place, folders[-1], limits))
+        return [_of_archive(item, place, folders[-1]) for item in source_items(unzip(place, folders[-1], limits))]
     except ValueError as fault:
         # the user knows the ZIP file, not the folder that it was unpacked to
         raise ValueError(str(fault).replace(str(folders[-1].resolve() / place.stem), str(place))) from fault
+
+
+def _of_archive(item: Item, place: Path, folder: Path) -> Item:
+    """An item that says which archive it comes from; what two archives call alike is of two patients."""
+    inside = Path(os.path.realpath(item["image"])).relative_to(os.path.realpath(folder))
+    # the archive's own name stands above all that is in it
+    inside = inside.relative_to(place.stem) if inside.is_relative_to(place.stem) else inside
+    names = [place.stem, *inside.parent.parts]
+    return {
+        **item,
+        "archive": f"{place}:{inside.as_posix()}" if inside.parts else str(place),
+        "patient": " ".join([place.stem, *inside.parts[:1]] if len(inside.parts) > 1 else [place.stem]),
+        "folder": "/".join(names if inside.parts else []),
+    }
 
 
 # --- joints ---
@@ -260,11 +274,12 @@ def _give_landmarks(scans: list[Item], path: str | Path, faults: list[str]) -> N
 
 
 def _named(scans: Sequence[Item]) -> list[Item]:
-    """Give every scan a name of its own: its file's, with its folders where that is needed, with a number otherwise."""
+    """Give every scan a name of its own: its file's, with its folders or its archive's name where that is needed."""
     short = [_safe(volume_stem(Path(scan["image"]))) for scan in scans]
     full = [_safe(f"{scan['folder'].strip('.')}_{volume_stem(Path(scan['image']))}") for scan in scans]
     count = Counter(name.casefold() for name in short)
-    wanted = [a if count[a.casefold()] == 1 else b for a, b in zip(short, full, strict=True)]
+    is_plain = [count[name.casefold()] == 1 and "archive" not in scan for name, scan in zip(short, scans, strict=True)]
+    wanted = [a if plain else b for a, b, plain in zip(short, full, is_plain, strict=True)]
     taken: set[str] = set()
     return [{**scan, "name": _free(name, taken)} for scan, name in zip(scans, wanted, strict=True)]
 

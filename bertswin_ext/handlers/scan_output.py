@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from bertswin_ext.files import written_whole
 from bertswin_ext.geometry import Floats
 from bertswin_ext.outputs.class_volumes import volumes_ml
 from bertswin_ext.outputs.dicom_seg import SegAlgorithm, write_dicom_seg
+from bertswin_ext.outputs.dicom_source import load_dicom_package
 from bertswin_ext.outputs.joint_report import JointReport
 from bertswin_ext.outputs.joint_space import minimal_joint_space
 from bertswin_ext.outputs.scan_preview import write_preview
@@ -38,11 +40,12 @@ _SURFACES = ("stl", "ply")
 
 
 class ScanOutputHandler:
-    """Write ``<output_dir>/<scan>/`` for every scan as soon as it is done, and ``<output_dir>/summary.csv`` at the end.
+    """Write ``<output_dir>/<scan>/`` for every scan as soon as it is done, and ``<output_dir>/summary.csv``.
 
     A scan's folder has ``label.nii.gz`` in the geometry of the scan's file, ``label.dcm`` (DICOM SEG) for a DICOM
     series, ``preview.png``, a surface of each class, and ``report.json``. A scan that failed has a report that says
-    why; the others go on, and the run ends with an error that names all that failed.
+    why; the others go on, and the run ends with an error that names all that failed. What an earlier run wrote of a
+    scan is replaced; the folder of another scan with the same name is left alone, and a number added.
 
     Args:
         output_dir: folder of all scans.
@@ -71,6 +74,8 @@ class ScanOutputHandler:
     ) -> None:
         _check("surfaces", surfaces, _SURFACES)
         _check("dicom_seg", [dicom_seg], get_args(DicomSeg))
+        if dicom_seg == "always":
+            load_dicom_package("highdicom")
         if program.record.labels is None:
             raise ValueError(f"{program.path} does not name its classes. Export a network that segments.")
         self.output_dir = Path(output_dir)
@@ -80,6 +85,7 @@ class ScanOutputHandler:
         self.dicom_seg = dicom_seg
         self.previews = previews
         self._reports: list[dict[str, Any]] = []
+        self._folders: set[Path] = set()
 
     def attach(self, engine: Engine) -> None:
         """Write while the evaluator runs, and at its end."""
@@ -89,13 +95,13 @@ class ScanOutputHandler:
 
     def _started(self, _engine: Engine) -> None:
         """Begin a new table."""
-        self._reports = []
+        self._reports, self._folders = [], set()
 
     def _iteration_completed(self, engine: Engine) -> None:
         """Write what there is of a scan."""
         attempt: ScanAttempt = engine.state.output
-        folder = self.output_dir / attempt.name
-        report = ScanReport(attempt.name, [attempt.item["image"]], error=attempt.error, seconds=attempt.seconds)
+        folder = self._folder(attempt)
+        report = ScanReport(folder.name, [attempt.place], error=attempt.error, seconds=attempt.seconds)
         report.weights_file, report.weights_sha256 = self.program.path, self.program.sha256
         report.record = self.program.record
         report.warnings = attempt.warnings
@@ -104,7 +110,21 @@ class ScanOutputHandler:
                 self._write(attempt, attempt.labels, folder, report)
             report.error = attempt.error
         self._reports.append(report.write(folder / "report.json"))
+        write_summary(self.output_dir / "summary.csv", self._reports)
         self._tell(attempt, folder)
+
+    def _folder(self, attempt: ScanAttempt) -> Path:
+        """The scan's folder without what an earlier run wrote of it; one of another scan is left alone."""
+        number, folder = 1, self.output_dir / attempt.name
+        while _inputs(folder) not in (None, [Path(attempt.place).as_posix()]) or folder in self._folders:
+            number += 1
+            folder = self.output_dir / f"{attempt.name}_{number}"
+        self._folders.add(folder)
+        surfaces = [f"{name}.{suffix}" for name in self.class_names[1:] for suffix in _SURFACES]
+        for name in ("label.nii.gz", "label.dcm", "preview.png", "report.json", *surfaces):
+            if (folder / name).is_file():
+                (folder / name).unlink()
+        return folder
 
     def _write(self, attempt: ScanAttempt, labels: ScanLabels, folder: Path, report: ScanReport) -> None:
         """Write the files of a scan that was segmented, and fill its report in."""
@@ -166,12 +186,11 @@ class ScanOutputHandler:
         logger.info("%s: %s in %.1f s, written to %s", attempt.name, joints, sum(attempt.seconds.values()), folder)
 
     def _completed(self, _engine: Engine) -> None:
-        """Write the table, and say which scans failed."""
-        write_summary(self.output_dir / "summary.csv", self._reports)
+        """Say which scans failed."""
         failed = [f"{report['scan']}: {report['error']}" for report in self._reports if report["error"] is not None]
         if failed:
-            count = f"{len(failed)} of {len(self._reports)} scans were not segmented"
-            raise ValueError(listed_under(f"{count}; the others are in {self.output_dir}", failed))
+            count = f"{len(failed)} of {len(self._reports)} scans were not segmented; what there is is in"
+            raise ValueError(listed_under(f"{count} {self.output_dir}", failed))
 
 
 def _joint_report(
@@ -186,6 +205,14 @@ def _joint_report(
 def _affine(volume: MetaTensor) -> Floats:
     """Voxel to RAS world."""
     return np.asarray(volume.affine.numpy(force=True), dtype=np.float64)
+
+
+def _inputs(folder: Path) -> list[str] | None:
+    """What the report in a folder is about; None if there is none."""
+    try:
+        return list(json.loads((folder / "report.json").read_text(encoding="utf-8"))["inputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_dicom(path: Path) -> bool:

@@ -33,7 +33,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
+        # torch's own words advise to load it all the same
+        is_code = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds what could run code." if is_code else str(error).strip().split("\n")[0]
         raise ValueError(
             f"Checkpoint {path} cannot be read: {reason} It is torn, no checkpoint, or holds other things than "
             "tensors. Copy it again, or save only the state dict."

@@ -22,7 +22,7 @@ class JointReport:
         center_mm: its centre in the RAS world; None where the whole scan was segmented.
         confidence: how sure the locator is, from 0 to 1; None where the centre was given.
         space: the narrowest place; None if it was not measured.
-        box_mm: edges of the box round the centre that was segmented.
+        box_mm: edges of the box round the centre that was segmented, as far as the scan goes.
 
     Example:
         >>> JointReport("left", (-50.0, 12.0, 30.0), 0.9).origin

@@ -80,7 +80,12 @@ def _member_faults(member: zipfile.ZipInfo) -> list[str]:
 def _twice(members: Sequence[zipfile.ZipInfo]) -> list[str]:
     """Names that would overwrite one another, on file systems without capital letters, too."""
     counts = Counter(member.filename.rstrip("/").casefold() for member in members)
-    return [f"{name!r} must stand once, found {count} times." for name, count in counts.items() if count > 1]
+    folders = {str(above) for name in counts for above in PurePosixPath(name).parents}
+    files = {member.filename.casefold() for member in members if not member.is_dir()}
+    return [
+        *(f"{name!r} must stand once, found {count} times." for name, count in counts.items() if count > 1),
+        *(f"{name!r} must be a file or a folder, found both." for name in sorted(files & folders)),
+    ]
 
 
 def _size_faults(members: Sequence[zipfile.ZipInfo], packed: int) -> list[str]:

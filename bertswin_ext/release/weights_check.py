@@ -15,10 +15,10 @@ _READERS: dict[str, Callable[[Path], object]] = {
     ".pt": read_checkpoint,
     **dict.fromkeys(PROGRAM_SUFFIXES, load_program),
 }
-# formats whose readers may run code from the file, and programs of the machine; none belongs into a bundle
-_PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".onnx", ".pickle", ".pkl", ".pt2", ".pth")
-_BINARY = (".dll", ".dylib", ".exe", ".pyc", ".pyd", ".so")
-_REFUSED = {*_PICKLES, *_BINARY} - set(_READERS)
+# what else a bundle is made of; anything more may be a pickle under another name, or a program of the machine
+_TEXTS = (".cff", ".conf", ".csv", ".ipynb", ".json", ".md", ".py", ".rst", ".sh", ".txt", ".yaml", ".yml")
+_PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".svg")
+_NAMES = ("LICENSE", "NOTICES", "NOTICE", ".gitignore")
 
 
 def check_weights(folder: str | Path) -> list[str]:
@@ -38,11 +38,11 @@ def check_weights(folder: str | Path) -> list[str]:
     found, faults = [], []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name, suffix = path.relative_to(folder).as_posix(), path.suffix.lower()
-        if suffix in _REFUSED:
-            faults.append(f"{name} is of a kind that cannot be checked: weights are {', '.join(_READERS)} files.")
-        elif suffix in _READERS:
+        if suffix in _READERS:
             found.append(name)
             faults += _faults(_READERS[suffix], path, name)
+        elif suffix not in (*_TEXTS, *_PICTURES) and path.name not in _NAMES:
+            faults.append(f"{name} is of a kind that cannot be checked: weights are {', '.join(_READERS)} files.")
     if faults:
         raise ValueError(listed(faults, f"the files of {folder.name}"))
     return found

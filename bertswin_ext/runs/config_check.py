@@ -111,8 +111,8 @@ def config_problems(config: Mapping[str, Any], known: set[str]) -> list[str]:
             problems.append(f"`{name}` must be a whole number from 1 on, got {count}")
     parser = ConfigParser(dict(config))
     for where, value in _strings(config):
-        if value == "false":
-            problems.append(f"{where}: false on the command line is a text, which counts as true. Write False")
+        if value.lower() in ("false", "no", "off"):
+            problems.append(f"{where}: {value} on the command line is a text, which counts as true. Write False")
         problems += [f"{where}: @{name} refers to nothing" for name in _references(value) if not _exists(parser, name)]
     locator = ComponentLocator()
     for where, component in _components(config):

@@ -153,7 +153,7 @@ def _phantoms(parent: Path, arguments: Mapping[str, Any]) -> Path:
     name = "_".join(f"{key}-{value}" for key, value in sorted(arguments.items()))
     folder = parent / f"phantoms_v{GENERATOR_VERSION}_{name}".replace(" ", "").replace("/", "-")
     if not dist.is_initialized() or dist.get_rank() == 0:
-        logger.warning("no `dataset_dir` given: using synthetic TMJ phantoms in %s", folder)
+        logger.warning("no data given: using synthetic TMJ phantoms in %s", folder)
         write_phantoms(folder, **arguments)
     if dist.is_initialized():
         dist.barrier()

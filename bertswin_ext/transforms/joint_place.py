@@ -23,7 +23,7 @@ def is_left(joint: str | None, grid: VolumeGrid) -> bool:
         True
     """
     if joint not in (None, "left", "right"):
-        raise ValueError(f'{grid.name}: `joint` must be "left" or "right", got {joint!r}. Correct it in the datalist.')
+        raise ValueError(f'{grid.name}: `joint` must be "left" or "right", got {joint!r}. Correct it there.')
     return joint == "left"
 
 
@@ -48,6 +48,7 @@ def joint_vox(center_mm: npt.ArrayLike, grid: VolumeGrid) -> Floats:
     if not is_inside(index, grid.shape):
         raise ValueError(
             f"{grid.name}: the joint's centre {center.round(2).tolist()} mm (RAS) is voxel "
-            f"{index.round(1).tolist()}, outside the volume of {times(grid.shape)} voxels. Correct it in the datalist."
+            f"{index.round(1).tolist()}, outside the volume of {times(grid.shape)} voxels. Correct it where it "
+            "was given."
         )
     return index

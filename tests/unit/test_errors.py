@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from bertswin_ext.errors import listed, listed_under, root_cause, times
+from bertswin_ext.errors import fault_of_user, listed, listed_under, root_cause, times
 
 
 def test_faults_are_counted_and_listed():
@@ -36,3 +37,21 @@ def test_root_cause_goes_under_wrappers_only():
     alone = RuntimeError("out of memory")
     assert root_cause(outer) is named
     assert root_cause(alone) is alone
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError("no room"),
+        FileNotFoundError(2, "No such file"),
+    ],
+)
+def test_what_the_program_is_not_at_fault_for(error):
+    assert fault_of_user(error) == str(error)
+
+
+def test_what_the_program_is_at_fault_for():
+    assert fault_of_user(RuntimeError("shapes differ")) is None
+    assert fault_of_user(KeyError("x")) is None

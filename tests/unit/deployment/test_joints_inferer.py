@@ -177,3 +177,19 @@ def test_an_uncertain_joint_is_told_where_only_the_label_is_taken(caplog):
     found = JointsOfScan([ScanJoint("right", (40.0, 24.0, 20.0), 0.9)], ["left out, too uncertain: left joint"])
     inferer(search=lambda _: found)(blocks()[0], by_threshold)
     assert "left out, too uncertain: left joint" in caplog.text
+
+
+def test_mixed_precision_is_for_the_network_alone():
+    """In bfloat16 the resampling grid of a box would be off by a third of a mm."""
+    kinds = []
+
+    def network(windows):
+        kinds.append((windows.dtype, torch.is_autocast_enabled("cpu")))
+        return by_threshold(windows)
+
+    scan, _ = blocks(affine=tilted((0.3, 0.3, 0.3), 0.0), joints=[ScanJoint("right", (-73.0, 19.0, 306.0))])
+    labels = [inferer(spacing_mm=0.4, region_mm=10.0, amp=amp)(scan, network).numpy() for amp in (False, True)]
+    assert {enabled for _, enabled in kinds} == {False, True}
+    assert {dtype for dtype, _ in kinds} == {torch.float32}
+    assert labels[0].any()
+    assert np.array_equal(*labels)

@@ -53,3 +53,10 @@ def test_a_third_side_is_refused_by_name():
 )
 def test_a_joint_has_a_name_for_files(joint, name):
     assert joint.name == name
+
+
+def test_exchanged_sides_are_refused():
+    joints = [{"joint": "left", "center_mm": [6, 4, 4]}, {"joint": "right", "center_mm": [2, 4, 4]}]
+    with pytest.raises(ValueError, match=r"right joint \(x = 2\) must lie to the right of the left one \(x = 6\).*LPS"):
+        NoteJointsd("image")({"image": scan(), "joints": joints})
+    assert NoteJointsd("image")({"image": scan(), "joints": joints[:1]})["image"].meta[JOINTS_META]

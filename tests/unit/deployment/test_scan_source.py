@@ -232,10 +232,11 @@ def test_a_zip_is_unpacked_and_removed(tmp_path):
     zipped(tmp_path / "Anna.zip", "ct/1.dcm", "ct/2.dcm")
     zipped(tmp_path / "many.zip", "scans/a.nii", "scans/b.nii")
     with open_scans([tmp_path / "Anna.zip", tmp_path / "many.zip"], work_dir=work) as scans:
-        assert names(scans) == ["ct", "a", "b"]
+        assert names(scans) == ["Anna_ct", "many_scans_a", "many_scans_b"]
+        assert scans[1]["archive"] == f"{tmp_path / 'many.zip'}:scans/a.nii"
         assert all(Path(scan["image"]).exists() and work in Path(scan["image"]).parents for scan in scans)
         assert [scan["source"] for scan in scans] == [str(tmp_path / n) for n in ("Anna.zip", "many.zip", "many.zip")]
-        assert [scan["patient"] for scan in scans] == ["ct", "scans", "scans"]
+        assert [scan["patient"] for scan in scans] == ["Anna", "many scans", "many scans"]
     assert list(work.iterdir()) == []
     scans.close()
     assert (tmp_path / "Anna.zip").is_file()

@@ -149,3 +149,45 @@ def test_a_program_must_name_its_classes(tmp_path):
     program.record = AdaptationRecord("BertsWinMAE", {}, "RAS", (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match=r"model\.ts does not name its classes"):
         ScanOutputHandler(tmp_path, program)
+
+
+def test_nothing_of_an_earlier_run_stays_beside_a_new_report(tmp_path):
+    written(tmp_path, attempt(), surfaces=["stl"])
+    with pytest.raises(ValueError, match="1 of 1 scans were not segmented"):
+        written(tmp_path, attempt(error="head.nii.gz: no joint found."))
+    assert [path.name for path in (tmp_path / "head").iterdir()] == ["report.json"]
+
+
+def test_another_scan_of_the_same_name_gets_a_folder_of_its_own(tmp_path):
+    written(tmp_path, attempt(image="a/head.nii.gz"), previews=False)
+    written(tmp_path, attempt(image="b/head.nii.gz"), previews=False)
+    assert report_of(tmp_path)["inputs"] == ["a/head.nii.gz"]
+    assert report_of(tmp_path, "head_2")["inputs"] == ["b/head.nii.gz"]
+    assert report_of(tmp_path, "head_2")["scan"] == "head_2"
+    written(tmp_path, attempt(image="b/head.nii.gz"), previews=False)
+    assert not (tmp_path / "head_3").exists()
+
+
+def test_the_table_is_there_as_soon_as_a_scan_is_done(tmp_path):
+    engine = Engine(lambda engine, item: item)
+    ScanOutputHandler(tmp_path, Program(), previews=False).attach(engine)
+
+    def items():
+        yield attempt()
+        assert len((tmp_path / "summary.csv").read_text().splitlines()) == 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(items(), epoch_length=2)
+    assert "head,completed,right" in (tmp_path / "summary.csv").read_text()
+
+
+def test_a_scan_of_an_archive_is_reported_as_the_user_knows_it(tmp_path):
+    unpacked = attempt(image="unpacked/scan/series")
+    unpacked.item["archive"] = "scan.zip:series"
+    with unpacked.guarded():
+        raise ValueError("unpacked/scan/series: slices are missing.")
+    assert unpacked.error == "scan.zip:series: slices are missing."
+    unpacked.error = None
+    report = report_of(written(tmp_path, unpacked, previews=False))
+    assert report["inputs"] == ["scan.zip:series"]

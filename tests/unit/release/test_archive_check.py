@@ -26,6 +26,7 @@ def test_the_name_of_the_folder(tmp_path):
         ([("C:/evil", "x")], r"'C:/evil' must be a relative path"),
         ([link("toy/link", "/etc/passwd")], r"'toy/link' must be a plain file, found a link"),
         ([("toy/license", "y")], r"'toy/license' must stand once, found 2 times"),
+        ([("toy/license/x", "y")], r"'toy/license' must be a file or a folder, found both"),
         ([("other/a", "x")], r"one top directory with everything in it, found other, toy"),
         ([("loose.txt", "x")], r"one top directory with everything in it, found loose.txt"),
     ],

@@ -18,7 +18,18 @@ def test_good_weights(bundle):
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-@pytest.mark.parametrize("name", ["models/model.pt", "models/model.ts", "docs/deep/x.pt", "models/model.pkl", "a.PTH"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "models/model.pt",
+        "models/model.ts",
+        "docs/deep/x.pt",
+        "models/model.pkl",
+        "a.PTH",
+        "models/model",
+        "models/model.pt.bak",
+    ],
+)
 def test_a_pickle_that_runs_code(bundle, tmp_path, kind, name):
     path = bundle / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def test_phantoms_when_nothing_is_given(tmp_path, caplog, nothing):
         datalist = open_datalist(nothing, tmp_path / "data", PHANTOMS, fold=1)
     folder = tmp_path / "data" / "phantoms_v2_count-3_seed-1_size-16_spacing_mm-2.0"
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == [f"no `dataset_dir` given: using synthetic TMJ phantoms in {folder}"]
+    assert warnings == [f"no data given: using synthetic TMJ phantoms in {folder}"]
     assert f"2 training and 1 validation volumes from {folder / 'datalist.json'}" in caplog.text
     assert [item["fold"] for item in datalist.validation] == [1]
     assert all(item["image"].startswith(str(folder)) for item in datalist.training)

@@ -38,7 +38,7 @@ def test_a_joint_is_a_point(center):
 def test_a_joint_outside_the_volume():
     message = (
         r"^/data/a\.nii: the joint's centre \[1\.0, -7\.0, 2\.0\] mm \(RAS\) is voxel \[2\.0, -14\.0, 4\.0\], outside "
-        r"the volume of 9 x 10 x 11 voxels\. Correct it in the datalist\.$"
+        r"the volume of 9 x 10 x 11 voxels\. Correct it where it was given\.$"
     )
     with pytest.raises(ValueError, match=message):
         joint_vox([1.0, -7.0, 2.0], GRID)
