@@ -161,7 +161,7 @@ def _of_archive(item: Item, place: Path, folder: Path) -> Item:
     names = [place.stem, *inside.parent.parts]
     return {
         **item,
-        "archive": f"{place}:{inside.as_posix()}" if inside.parts else str(place),
+        "archive": f"{place.resolve()}:{inside.as_posix()}" if inside.parts else str(place.resolve()),
         "patient": " ".join([place.stem, *inside.parts[:1]] if len(inside.parts) > 1 else [place.stem]),
         "folder": "/".join(names if inside.parts else []),
     }

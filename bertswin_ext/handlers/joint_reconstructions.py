@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ignite.engine import Engine, Events
 from torch import Tensor
 
 from bertswin_ext.deployment.joint_cube import JointCube
@@ -15,6 +14,7 @@ from bertswin_ext.deployment.pretrained_autoencoder import PretrainedAutoencoder
 from bertswin_ext.deployment.scan_cubes import CubesOfScan
 from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.figures import save_png
+from bertswin_ext.handlers.joint_files import JointFilesHandler, Row
 from bertswin_ext.handlers.reconstruction_figure import check_range, reconstruction_figure
 from bertswin_ext.losses.masked import MaskedL2Loss
 from bertswin_ext.losses.reconstruction import one_sample
@@ -28,8 +28,8 @@ _FIGURES = ("masked_mse", "masked_rmse_hu")
 _AXIS_I = 2  # of a batch (b, c, i, j, k)
 
 
-class JointReconstructionsHandler:
-    """Write ``<scan>/<joint>_reconstruction.png`` as soon as a scan is done, and ``metrics.csv`` at the end.
+class JointReconstructionsHandler(JointFilesHandler):
+    """Write ``<scan>/<joint>_reconstruction.png`` as soon as a scan is done, and ``metrics.csv`` of all so far.
 
     A picture has three rows, its planes, for every mask: original, what the network saw, its output, and the output
     pasted into what it saw. Left joints, which the network sees mirrored, are drawn as they are. The table has one row
@@ -53,39 +53,24 @@ class JointReconstructionsHandler:
     ) -> None:
         check_range(window_hu)
         low, high = ((hu - model.record.mean_hu) / model.record.std_hu for hu in window_hu)
-        self.output_dir = Path(output_dir)
-        self.model = model
+        super().__init__(output_dir, model)
         self.display_range = (low, high)
         self.l2 = MaskedL2Loss(model.network.patch_size)
-        self._rows: list[dict[str, str]] = []
 
-    def attach(self, engine: Engine) -> None:
-        """Write while the evaluator runs, and at its end."""
-        engine.add_event_handler(Events.STARTED, self._started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        engine.add_event_handler(Events.COMPLETED, self._completed)
+    def write_joint(self, scan: CubesOfScan, name: str, cube: JointCube, output: dict[str, Tensor]) -> list[Row]:
+        """Draw one joint, see `JointFilesHandler`."""
+        errors, file = self._errors(cube, output), f"{scan.name}/{name}_reconstruction.png"
+        self._draw(cube, output, self.output_dir / file, f"{scan.name}, {name}", errors)
+        logger.info("%s written, masked MSE %s", file, ", ".join(f"{error:.4g}" for error in errors))
+        return [self._row(scan, cube, output, mask, error) for mask, error in enumerate(errors)]
 
-    def _started(self, _engine: Engine) -> None:
-        """Begin a new table."""
-        self._rows = []
-
-    def _iteration_completed(self, engine: Engine) -> None:
-        """Draw the joints of a scan."""
-        scan: CubesOfScan = engine.state.output
-        for name, cube, output in zip(scan.cube_names, scan.cubes, scan.outputs, strict=True):
-            errors = self._errors(cube, output)
-            self._rows += [self._row(scan, cube, output, mask, error) for mask, error in enumerate(errors)]
-            file = f"{scan.name}/{name}_reconstruction.png"
-            self._draw(cube, output, self.output_dir / file, f"{scan.name}, {name}", errors)
-            logger.info("%s written, masked MSE %s", file, ", ".join(f"{error:.4g}" for error in errors))
-
-    def _completed(self, _engine: Engine) -> None:
-        """Write the table."""
+    def write_table(self, rows: list[Row]) -> None:
+        """Write ``metrics.csv``."""
         path = self.output_dir / "metrics.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, [*_COLUMNS, *_FIGURES], lineterminator="\n")
             table.writeheader()
-            table.writerows(self._rows)
+            table.writerows(rows)
 
     def _errors(self, cube: JointCube, output: dict[str, Tensor]) -> list[float]:
         """Mean squared error of every mask."""
@@ -93,9 +78,7 @@ class JointReconstructionsHandler:
         masks = range(len(output["masked"]))
         return [self.l2(one_sample(output, mask), target).item() for mask in masks]
 
-    def _row(
-        self, scan: CubesOfScan, cube: JointCube, output: dict[str, Tensor], mask: int, error: float
-    ) -> dict[str, str]:
+    def _row(self, scan: CubesOfScan, cube: JointCube, output: dict[str, Tensor], mask: int, error: float) -> Row:
         """One row of the table."""
         hidden = output["masked"][mask] & cube.valid.cpu()
         about = [scan.name, scan.patient, cube.joint.joint or "", *(f"{number:.3f}" for number in cube.center_mm)]
