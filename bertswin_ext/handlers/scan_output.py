@@ -17,9 +17,10 @@ from bertswin_ext.data.phantoms.nifti_files import write_nifti
 from bertswin_ext.data.reading.dicom_series import is_dicom_file
 from bertswin_ext.deployment.scan_joints import ScanJoint
 from bertswin_ext.deployment.scan_segmentation import ScanAttempt, ScanLabels
-from bertswin_ext.errors import listed_under
+from bertswin_ext.errors import listed, listed_under
 from bertswin_ext.files import written_whole
 from bertswin_ext.geometry import Floats
+from bertswin_ext.networks.record import AdaptationRecord
 from bertswin_ext.outputs.class_volumes import volumes_ml
 from bertswin_ext.outputs.dicom_seg import SegAlgorithm, write_dicom_seg
 from bertswin_ext.outputs.dicom_source import load_dicom_package
@@ -56,8 +57,8 @@ class ScanOutputHandler:
         previews: whether to draw pictures.
 
     Raises:
-        ValueError: a format or ``dicom_seg`` is another, or the program does not name its classes; at the end of the
-            run, scans have failed.
+        ValueError: a format or ``dicom_seg`` is another, or the program does not name its classes, or wants scans on
+            another HU scale; at the end of the run, scans have failed.
 
     Example:
         >>> handler = ScanOutputHandler("out", load_program("model.ts"))  # doctest: +SKIP
@@ -78,6 +79,10 @@ class ScanOutputHandler:
             load_dicom_package("highdicom")
         if program.record.labels is None:
             raise ValueError(f"{program.path} does not name its classes. Export a network that segments.")
+        # the pipeline turns scans to RAS and standardizes them by this version's constants
+        wrong = program.record.differences(AdaptationRecord("", {}, "RAS", program.record.spacing_mm))
+        if wrong:
+            raise ValueError(listed(wrong, f"the record of {program.path}"))
         self.output_dir = Path(output_dir)
         self.program = program
         self.class_names = list(program.record.labels)

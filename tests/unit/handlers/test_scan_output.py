@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -191,3 +192,10 @@ def test_a_scan_of_an_archive_is_reported_as_the_user_knows_it(tmp_path):
     unpacked.error = None
     report = report_of(written(tmp_path, unpacked, previews=False))
     assert report["inputs"] == ["scan.zip:series"]
+
+
+def test_a_program_for_another_hu_scale_is_refused(tmp_path):
+    program = Program()
+    program.record = replace(Program.record, mean_hu=0.0)
+    with pytest.raises(ValueError, match=r"in the record of model\.ts:\n  - mean_hu: the encoder learnt with 0 HU"):
+        ScanOutputHandler(tmp_path, program)
