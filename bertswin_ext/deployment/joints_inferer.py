@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from bertswin_ext.deployment.joint_search import JointSearch, JointsOfScan
 from bertswin_ext.deployment.scan_joints import ScanJoint, noted_joints
+from bertswin_ext.deployment.stages import counted
 from bertswin_ext.geometry import Floats, spacing_of
 from bertswin_ext.transforms.clean_labels import KeepLargestParts
 from bertswin_ext.transforms.joint_region import JointRegiond
@@ -127,10 +126,10 @@ class JointsInferer(Inferer):  # type: ignore[misc]
             raise ValueError(f"A scan must be a MetaTensor (1, 1, i, j, k), got {type(scan).__name__} {scan.shape}.")
         volume = scan[0]
         result = SegmentedScan(_empty_label(volume))
-        with _stage(result, "locate"):
+        with counted(result.seconds, "locate"):
             result.joints, result.warnings = self._joints(volume)
         parts = [self._segment_joint(volume, joint, network, result) for joint in result.joints]
-        with _stage(result, "invert"):
+        with counted(result.seconds, "invert"):
             whole = result.label.as_tensor()[0, 0]
             for joint, (label, box) in zip(result.joints, parts, strict=True):
                 nearer = _nearer(joint, result.joints, box, grid_of(volume).affine)
@@ -149,13 +148,13 @@ class JointsInferer(Inferer):  # type: ignore[misc]
         """The label (i, j, k) of the box round a joint, and the box."""
         box = self.region.box(grid_of(volume), joint.center_mm)
         result.boxes_mm.append(self._edges_mm(volume, joint))
-        with _stage(result, "resample"):
+        with counted(result.seconds, "resample"):
             item = self.to_network({"image": self._cut_out(volume, box), "joint": joint.joint})
         windows = item["image"].as_tensor()[None]
         autocast = torch.autocast(windows.device.type, torch.bfloat16, enabled=self.amp)
-        with _stage(result, "network"), torch.inference_mode(), autocast:
+        with counted(result.seconds, "network"), torch.inference_mode(), autocast:
             item["pred"] = self.inferer(windows, network)[0].float()
-        with _stage(result, "invert"):
+        with counted(result.seconds, "invert"):
             label = MostLikelyClass()(self._on_scan(item))
             label = label if self.clean is None else self.clean(label)
         return label.as_subclass(Tensor)[0].to(volume.device), box
@@ -179,16 +178,6 @@ class JointsInferer(Inferer):  # type: ignore[misc]
             "pred", self.to_network, orig_keys="image", nearest_interp=False, to_tensor=True, device=item["pred"].device
         )
         return back(Activationsd("pred", softmax=True)(item))["pred"]
-
-
-@contextmanager
-def _stage(result: SegmentedScan, name: str) -> Iterator[None]:
-    """Count what a stage takes."""
-    start = time.perf_counter()
-    yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    result.seconds[name] = result.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _empty_label(volume: MetaTensor) -> MetaTensor:

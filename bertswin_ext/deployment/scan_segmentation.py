@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from monai.transforms import Transform
 
 from bertswin_ext.deployment.joints_inferer import JointsInferer
 from bertswin_ext.deployment.scan_joints import ScanJoint
+from bertswin_ext.deployment.stages import counted
 from bertswin_ext.errors import fault_of_user
 
 __all__ = ["ScanAttempt", "ScanLabels", "ScanSegmentation"]
@@ -87,15 +87,6 @@ class ScanAttempt:
         finally:
             logging.getLogger().removeHandler(keeper)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what a block takes, also if it fails."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
 
 class ScanSegmentation:
     """What an evaluator does with an item: read, segment, bring back; a user's fault is kept, not raised.
@@ -132,7 +123,7 @@ class ScanSegmentation:
 
     def _segment(self, attempt: ScanAttempt, inferer: JointsInferer, network: Any) -> None:
         """Fill an attempt in."""
-        with attempt.stage("load"):
+        with counted(attempt.seconds, "load"):
             data: dict[Hashable, Any] = self.preprocessing(dict(attempt.item))
         scan = data["image"]
         segmented = inferer.segment(scan[None], network)
@@ -140,7 +131,7 @@ class ScanSegmentation:
         for warning in segmented.warnings:
             logger.warning("%s: %s", attempt.name, warning)
         label = segmented.label[0]
-        with attempt.stage("restore"):
+        with counted(attempt.seconds, "restore"):
             stored = self.postprocessing({**data, "pred": label})["pred"]
         attempt.labels = ScanLabels(scan, label, stored, segmented.joints, segmented.boxes_mm)
 

@@ -17,6 +17,7 @@ from bertswin_ext.data.phantoms.nifti_files import write_nifti
 from bertswin_ext.data.reading.dicom_series import is_dicom_file
 from bertswin_ext.deployment.scan_joints import ScanJoint
 from bertswin_ext.deployment.scan_segmentation import ScanAttempt, ScanLabels
+from bertswin_ext.deployment.stages import counted
 from bertswin_ext.errors import listed, listed_under
 from bertswin_ext.files import written_whole
 from bertswin_ext.geometry import Floats
@@ -111,7 +112,7 @@ class ScanOutputHandler:
         report.record = self.program.record
         report.warnings = attempt.warnings
         if attempt.labels is not None:
-            with attempt.guarded(), attempt.stage("write"):
+            with attempt.guarded(), counted(attempt.seconds, "write"):
                 self._write(attempt, attempt.labels, folder, report)
             report.error = attempt.error
         self._reports.append(report.write(folder / "report.json"))

@@ -96,11 +96,3 @@ def test_warnings_are_kept_with_the_scan_that_they_are_about():
     tilted, whole = attempts(evaluator("tilted", "head.nii.gz"))
     assert tilted.warnings == ["tilted: resampled"]
     assert whole.warnings == []
-
-
-def test_a_stage_that_comes_again_is_added_up():
-    (attempt,) = attempts(evaluator("head.nii.gz"))
-    before = attempt.seconds["load"]
-    with attempt.stage("load"):
-        pass
-    assert attempt.seconds["load"] >= before
