@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
+from bertswin_ext.losses.cubes import cube_means
 from bertswin_ext.losses.reconstruction import ReconstructionLoss, mean_over_scored
 
 __all__ = ["MaskedL2Loss", "masked_l2"]
@@ -38,12 +37,6 @@ class MaskedL2Loss(ReconstructionLoss):
 
     term_names = ("l2",)
 
-    def patch_terms(
-        self,
-        input: torch.Tensor,
-        target: torch.Tensor,
-        scored: torch.Tensor,
-        fields: Mapping[str, torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
+    def token_errors(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """The single term ``l2``."""
-        return {"l2": masked_l2(input, target, scored, self.reduction)}
+        return {"l2": cube_means((input - target) ** 2, self.patch_size).mean(dim=1).flatten(1)}

@@ -1,22 +1,16 @@
-"""What all reconstruction losses share: patches of a volume, which of them count, named terms and their weights."""
+"""What all reconstruction losses share: which tokens count and how much, named terms and their weights."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
-from einops import rearrange
 from torch import nn
 
-__all__ = ["ReconstructionLoss", "mean_over_scored", "one_sample", "scored_tokens", "to_patches"]
+__all__ = ["ReconstructionLoss", "mean_over_scored", "one_sample", "scored_tokens", "shares_of_scored", "weighted_sum"]
 
 _REDUCTIONS = ("tokens", "samples")
-
-
-def to_patches(x: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Cut a volume (b, c, i, j, k) into flat patches (b, n, c*p*p*p), voxels of a patch in (c, i, j, k) order."""
-    p = patch_size
-    return rearrange(x, "b c (gi p) (gj q) (gk r) -> b (gi gj gk) (c p q r)", p=p, q=p, r=p)
 
 
 def scored_tokens(masked: torch.Tensor, valid: torch.Tensor | None = None, score_invalid: bool = False) -> torch.Tensor:
@@ -24,12 +18,22 @@ def scored_tokens(masked: torch.Tensor, valid: torch.Tensor | None = None, score
     return masked if valid is None or score_invalid else masked & valid
 
 
+def shares_of_scored(scored: torch.Tensor, reduction: str, dtype: torch.dtype) -> torch.Tensor:
+    """What a token counts in a mean over the scored ones (b, n), see `ReconstructionLoss`; 0 for all others."""
+    shares = scored.to(dtype)
+    if reduction == "tokens":
+        return shares / shares.sum().clamp(min=1)
+    return shares / (shares.sum(dim=1, keepdim=True).clamp(min=1) * len(shares))
+
+
+def weighted_sum(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sum of values, each times its weight; one of weight 0 may be anything."""
+    return (torch.where(weights != 0, values, 0.0) * weights).sum()
+
+
 def mean_over_scored(values: torch.Tensor, scored: torch.Tensor, reduction: str = "tokens") -> torch.Tensor:
     """Mean of (b, n) over the scored tokens (b, n), see `ReconstructionLoss`; 0 where none is scored."""
-    kept = torch.where(scored, values, 0.0)
-    if reduction == "tokens":
-        return kept.sum() / scored.sum().clamp(min=1)
-    return (kept.sum(dim=1) / scored.sum(dim=1).clamp(min=1)).mean()
+    return weighted_sum(values, shares_of_scored(scored, reduction, values.dtype))
 
 
 def one_sample(batch: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
@@ -40,8 +44,8 @@ def one_sample(batch: Mapping[str, torch.Tensor], index: int) -> dict[str, torch
 class ReconstructionLoss(nn.Module):
     """Base of the losses that compare a reconstruction with its volume, patch by patch.
 
-    A subclass names its terms in ``term_names``, computes them in `patch_terms`, and says in ``uses_label`` whether it
-    makes use of labels.
+    A subclass names its terms in ``term_names``, computes the errors of tokens in `token_errors`, may say in
+    `token_weights` what each counts, and says in ``uses_label`` whether it makes use of labels.
 
     Args:
         patch_size: edge of a token in voxels.
@@ -104,31 +108,49 @@ class ReconstructionLoss(nn.Module):
                 f"got {tuple(reconstruction.shape)}."
             )
         scored = scored_tokens(input["masked"], fields.get("valid"), self.score_invalid)
-        patches = to_patches(reconstruction, self.patch_size), to_patches(image, self.patch_size)
-        if scored.shape != patches[0].shape[:2]:
-            raise ValueError(
-                f"`masked` must be (batch, tokens) = {tuple(patches[0].shape[:2])} for patch_size "
-                f"{self.patch_size}, got {tuple(scored.shape)}."
-            )
+        self._check_tokens(scored, image)
         with torch.autocast(image.device.type, enabled=False):
-            return self.patch_terms(*patches, scored, fields)
+            weights = self.token_weights(image, scored, fields)
+            errors = self.token_errors(reconstruction, image)
+            return {name: weighted_sum(error, weights) for name, error in errors.items()}
 
-    def patch_terms(
-        self,
-        input: torch.Tensor,
-        target: torch.Tensor,
-        scored: torch.Tensor,
-        fields: Mapping[str, torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
-        """The terms from patches.
+    def token_errors(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Errors of every token, by term.
 
         Args:
-            input: predicted patches (b, n, c*p*p*p).
-            target: true patches, likewise.
-            scored: (b, n) bool, tokens that count.
-            fields: everything the batch knows of the target: ``image``, ``label``, ...
+            input: predicted volume (b, c, i, j, k), float32 or float64.
+            target: true volume, likewise.
+
+        Returns:
+            (b, n) for each of ``term_names``.
         """
-        raise NotImplementedError("A reconstruction loss computes its terms in `patch_terms`.")
+        raise NotImplementedError("A reconstruction loss computes the errors of tokens in `token_errors`.")
+
+    def token_weights(
+        self, target: torch.Tensor, scored: torch.Tensor, fields: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """What every token counts in a term: the mean over the scored ones unless a subclass knows better.
+
+        Args:
+            target: true volume (b, c, i, j, k).
+            scored: (b, n) bool, tokens that may count.
+            fields: everything the batch knows of the target: ``image``, ``label``, ...
+
+        Returns:
+            (b, n), at least 0, of the type of the target.
+        """
+        return shares_of_scored(scored, self.reduction, target.dtype)
+
+    def _check_tokens(self, scored: torch.Tensor, image: torch.Tensor) -> None:
+        """Refuse a mask of other tokens than the volume has."""
+        edges, patch = tuple(image.shape[2:]), self.patch_size
+        if any(edge % patch for edge in edges):
+            raise ValueError(f"The edges of the volume must be multiples of patch_size {patch}, got {edges}.")
+        expected = len(image), math.prod([edge // patch for edge in edges])
+        if scored.shape != expected:
+            raise ValueError(
+                f"`masked` must be (batch, tokens) = {expected} for patch_size {patch}, got {tuple(scored.shape)}."
+            )
 
 
 def _exact(x: torch.Tensor) -> torch.Tensor:

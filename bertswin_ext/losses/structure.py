@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from einops import rearrange
 
+from bertswin_ext.losses.cubes import cube_means
 from bertswin_ext.losses.reconstruction import ReconstructionLoss, mean_over_scored
+from bertswin_ext.losses.subpatch_errors import subpatch_errors
 
 __all__ = ["SubpatchStructureLoss", "structure_errors", "structure_terms"]
 
-# far below any variance that float32 can tell from zero: only keeps the gradient of the root finite
-_TINY_VARIANCE = 1e-24
+_TERMS = ("brightness", "contrast", "structure")
 
 
 def structure_errors(
@@ -30,13 +28,10 @@ def structure_errors(
     Returns:
         Three tensors (b, n).
     """
-    mean_p, std_p, shape_p = _statistics(_subpatches(input, patch_size, subpatch_size), eps)
-    mean_t, std_t, shape_t = _statistics(_subpatches(target, patch_size, subpatch_size), eps)
-    return {
-        "brightness": ((mean_p - mean_t) ** 2).mean(dim=-1),
-        "contrast": ((std_p - std_t) ** 2).mean(dim=-1),
-        "structure": ((shape_p - shape_t) ** 2).flatten(2).mean(dim=-1),
-    }
+    batch, tokens, _ = input.shape
+    cubes = (-1, patch_size, patch_size, patch_size)
+    errors = subpatch_errors(input.unflatten(2, cubes), target.unflatten(2, cubes), subpatch_size, eps)
+    return {name: error.reshape(batch, tokens, -1).mean(dim=-1) for name, error in zip(_TERMS, errors, strict=True)}
 
 
 def structure_terms(
@@ -76,7 +71,7 @@ class SubpatchStructureLoss(ReconstructionLoss):
     reference divides the rounding error of its mean by 1e-8.
     """
 
-    term_names = ("brightness", "contrast", "structure")
+    term_names = _TERMS
 
     def __init__(
         self,
@@ -95,30 +90,9 @@ class SubpatchStructureLoss(ReconstructionLoss):
         self.subpatch_size = subpatch_size
         self.eps = eps
 
-    def patch_terms(
-        self,
-        input: torch.Tensor,
-        target: torch.Tensor,
-        scored: torch.Tensor,
-        fields: Mapping[str, torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
+    def token_errors(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """The terms ``brightness``, ``contrast`` and ``structure``."""
-        sizes = (self.patch_size, self.subpatch_size, self.eps)
-        return structure_terms(input, target, scored, *sizes, self.reduction)
-
-
-def _subpatches(patches: torch.Tensor, patch_size: int, subpatch_size: int) -> torch.Tensor:
-    """(b, n, c*p*p*p) to (b, n, sub-patches, voxels of a sub-patch)."""
-    parts = patch_size // subpatch_size
-    pattern = "b n (c pi si pj sj pk sk) -> b n (c pi pj pk) (si sj sk)"
-    s = subpatch_size
-    return rearrange(patches, pattern, pi=parts, pj=parts, pk=parts, si=s, sj=s, sk=s)
-
-
-def _statistics(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean, population deviation and standardized voxels of every sub-patch."""
-    # relative to the first voxel, so that a constant sub-patch centres to exact zeros
-    offsets = x - x[..., :1]
-    centred = offsets - offsets.mean(dim=-1, keepdim=True)
-    std = (centred**2).mean(dim=-1, keepdim=True).clamp(min=_TINY_VARIANCE).sqrt()
-    return x.mean(dim=-1), std.squeeze(-1), centred / (std + eps)
+        errors = subpatch_errors(input, target, self.subpatch_size, self.eps)
+        parts = self.patch_size // self.subpatch_size
+        tokens = (cube_means(error.mean(dim=1), parts).flatten(1) for error in errors)
+        return dict(zip(self.term_names, tokens, strict=True))

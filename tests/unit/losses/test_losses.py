@@ -1,8 +1,16 @@
 import pytest
 import torch
+from einops import rearrange
 from torch.autograd import gradcheck
 
-from bertswin_ext.losses import MaskedL2Loss, SubpatchStructureLoss, TissueWeightedLoss, one_sample
+from bertswin_ext.losses import (
+    MaskedL2Loss,
+    SubpatchStructureLoss,
+    TissueWeightedLoss,
+    masked_l2,
+    one_sample,
+    structure_terms,
+)
 
 ALL_MASKED = torch.ones(1, 8, dtype=torch.bool)
 
@@ -72,6 +80,26 @@ def test_terms_by_hand_for_one_subpatch():
     assert terms["structure"].item() == pytest.approx(structure.item())
 
 
+def test_volumes_are_scored_as_their_patches_are():
+    torch.manual_seed(0)
+    image, prediction = torch.randn(2, 2, 3, 8, 8, 12, dtype=torch.float64)
+    scored = torch.rand(2, 12) < 0.6
+    pattern = "b c (gi i) (gj j) (gk k) -> b (gi gj gk) (c i j k)"
+    patches = [rearrange(x, pattern, i=4, j=4, k=4) for x in (prediction, image)]
+    expected = {"l2": masked_l2(*patches, scored), **structure_terms(*patches, scored, 4, 2)}
+    for loss in (MaskedL2Loss(4), SubpatchStructureLoss(4, 2)):
+        for name, term in loss.terms(output(prediction, scored), image).items():
+            torch.testing.assert_close(term, expected[name])
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_a_token_that_is_not_scored_may_be_anything(loss):
+    image, prediction = torch.randn(2, 1, 1, 16, 16, 16)
+    prediction[..., :8, :8, :8] = float("nan")
+    target = {"image": image, "label": torch.ones_like(image)}
+    assert torch.isfinite(loss(output(prediction, one_token(5)), target))
+
+
 def test_gradients():
     torch.manual_seed(0)
     image = torch.randn(1, 2, 8, 8, 8, dtype=torch.float64)
@@ -132,6 +160,8 @@ def test_bad_shapes():
         MaskedL2Loss(8)(output(image[:, :, :8]), image)
     with pytest.raises(ValueError, match=r"`masked` must be \(batch, tokens\) = \(1, 64\) for patch_size 4"):
         MaskedL2Loss(4)(output(image), image)
+    with pytest.raises(ValueError, match=r"edges of the volume must be multiples of patch_size 6, got \(16, 16, 16\)"):
+        MaskedL2Loss(6)(output(image), image)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bertswin_ext.losses.reconstruction import one_sample
 from bertswin_ext.losses.structure import SubpatchStructureLoss
 from bertswin_ext.losses.tissue import TissueWeightedLoss, bone_surface_shell
 from bertswin_ext.voxels import VOXELS
@@ -62,6 +63,13 @@ def test_shell_of_one_face():
     expected[4:10] = True
     assert torch.equal(bone_surface_shell(label), expected[None, None, :, None, None].expand(1, 1, 16, 8, 8))
     assert label.unique().tolist() == [0, 2]
+
+
+def test_growth_from_the_border_has_no_gap():
+    label = torch.zeros(1, 1, 1, 2, 8)
+    label[..., 0] = 1
+    expected = torch.arange(8) <= 4
+    assert torch.equal(bone_surface_shell(label), expected.expand(1, 1, 1, 2, 8))
 
 
 def test_tissue_weights_select_soft_tissue_and_shell():
@@ -123,6 +131,20 @@ def test_a_mixed_batch_is_the_mean_of_both_weighted_by_samples(dtype):
     for name in TERMS:
         assert with_label[name] != without[name]
         torch.testing.assert_close(mixed[name], 0.75 * with_label[name] + 0.25 * without[name])
+
+
+def test_the_mean_over_samples_of_a_mixed_batch_is_that_of_its_samples():
+    image, label = head(3)
+    prediction = prediction_of(image)
+    masked = torch.tensor([[True, True, False, True] * 2, [False, True] * 4, [True] * 8])
+    target = {"image": image, "label": label, "has_label": torch.tensor([True, False, True])}
+    whole = TissueWeightedLoss(8, reduction="samples").terms(output(prediction, masked), target)
+    single = TissueWeightedLoss(8)
+    parts = [
+        single.terms(one_sample(output(prediction, masked), sample), one_sample(target, sample)) for sample in range(3)
+    ]
+    for name in TERMS:
+        torch.testing.assert_close(whole[name], torch.stack([part[name] for part in parts]).mean())
 
 
 def test_validity_holds_in_both_parts():
