@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain, combinations
+from itertools import combinations
 from typing import Any, Literal
 
 import torch
@@ -22,12 +22,15 @@ from bertswin_ext.optimizers.checks import (
     is_number,
 )
 from bertswin_ext.optimizers.gradient_bank import GradientBank
+from bertswin_ext.optimizers.processes import RowMessages, first_rank, make_equal
 from bertswin_ext.optimizers.resolvers import RESOLVERS, Arbitrate, Resolver, checked_thresholds, cosines
 from bertswin_ext.optimizers.statistics import Conflict, StepStatistics
 
 __all__ = ["GradientConductor"]
 
 logger = logging.getLogger(__name__)
+
+_SUMMED = "summed"  # in a state: of how many processes the first rows, already sent, are the sum
 
 
 class GradientConductor:
@@ -52,7 +55,10 @@ class GradientConductor:
         norm_decay: decay of the running averages of the gradients' norms.
         dominance_window: conflicts won in a row after which a loss yields; 0 for never.
         dtype: of the rows; by default float32, or float64 where a parameter is. bfloat16 takes half the memory.
-        sync: how the rows of several processes become one before anything is decided: "mean", "sum", or "none".
+        previous_dtype: of the rows of the step before, which only tell how steady a gradient is; by default that of the
+            rows. With bfloat16 all rows take three quarters of the memory, and nothing else is rounded.
+        sync: how the rows of several processes become one before anything is decided: "mean", "sum", or "none". A row
+            is sent once its last micro-batch of the step is in, while the gradients of other losses are computed.
         process_group: the processes that share the work; by default all.
         max_skipped_steps: steps with gradients that are not finite, one after another, that end the training; overflows
             of scaled losses are not counted.
@@ -89,6 +95,7 @@ class GradientConductor:
         norm_decay: float = 0.95,
         dominance_window: int = 0,
         dtype: torch.dtype | None = None,
+        previous_dtype: torch.dtype | None = None,
         sync: Literal["mean", "sum", "none"] = "mean",
         process_group: dist.ProcessGroup | None = None,
         max_skipped_steps: int = 10,
@@ -109,16 +116,17 @@ class GradientConductor:
         self.arbiter = Arbiter(self.tasks, norm_decay, dominance_window=dominance_window)
         self._arbitrates = isinstance(resolver, str) and len(self.tasks) > 1
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.bank = GradientBank(parameters, len(self.tasks), dtype, keep_previous=self._arbitrates)
+        self.bank = GradientBank(parameters, len(self.tasks), dtype, self._arbitrates, previous_dtype)
         self.last_step: StepStatistics | None = None
         self.num_steps = 0
         self.num_skipped = 0
         self._skipped_in_a_row = 0
         self._num_batches = 0
         self._counts = dict.fromkeys(self.tasks, 0)
+        self._messages = RowMessages(process_group)
         self._was_shared = self._is_shared()
         if self._was_shared:
-            _make_equal(model, process_group)
+            make_equal(model, process_group)
 
     @property
     def due_tasks(self) -> list[str]:
@@ -152,6 +160,7 @@ class GradientConductor:
             factor = self.loss_weights[task] / self._share()
             self.bank.accumulate(self.tasks.index(task), losses[task], factor, retain_graph=task != due[-1])
             self._counts[task] += 1
+            self._send_complete()
         self._num_batches += 1
         return self._num_batches == self.accumulation_steps
 
@@ -181,18 +190,21 @@ class GradientConductor:
                 "which did not start from the same weights."
             )
         self._finish_rows()
-        gramian = self.bank.gramian() / loss_scale**2
+        # rows are sums over the processes: to divide K x K numbers is cheaper than to divide K x P
+        row_scale = loss_scale * self._num_averaged()
+        gramian = self.bank.gramian() / row_scale**2
         self.num_steps += 1
         not_finite = [task for task, square in self._by_task(gramian.diagonal()).items() if not math.isfinite(square)]
         if not_finite:
             self._skip(not_finite, gramian, counts=loss_scale <= 1)
             return False
-        self.bank.combine(self._decide(gramian, loss_scale))
+        self.bank.combine(self._decide(gramian, row_scale) / self._num_averaged())
         self._skipped_in_a_row = 0
         return True
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that outlives a micro-batch, in mid-accumulation too; tensors are not copied."""
+        self._messages.wait()
         return {
             "tasks": list(self.tasks),
             "accumulation": self.accumulation,
@@ -202,6 +214,7 @@ class GradientConductor:
             "skipped_in_a_row": self._skipped_in_a_row,
             "num_batches": self._num_batches,
             "counts": dict(self._counts),
+            _SUMMED: self._messages.summed,
             "arbiter": self.arbiter.state_dict(),
             "bank": self.bank.state_dict(pending=self._num_batches > 0),
         }
@@ -212,7 +225,7 @@ class GradientConductor:
         Raises:
             ValueError: it is none, or had other losses, another accumulation, or another model.
         """
-        missing = sorted(set(self.state_dict()) - set(state_dict))
+        missing = sorted(set(self.state_dict()) - {_SUMMED} - set(state_dict))
         if missing:
             raise ValueError(
                 f"The state of a conductor must have {', '.join(missing)}, found {', '.join(list(state_dict)[:5])}. "
@@ -224,7 +237,9 @@ class GradientConductor:
                     f"The state has {name} {state_dict[name]}, this conductor {getattr(self, name)}. Make the "
                     "conductor with the arguments it was saved with."
                 )
+        self._messages.clear()
         self.bank.load_state_dict(state_dict["bank"])
+        self._divide(state_dict.get(_SUMMED, []))
         self.arbiter.load_state_dict(state_dict["arbiter"])
         self.num_steps = state_dict["num_steps"]
         self.num_skipped = state_dict["num_skipped"]
@@ -233,18 +248,30 @@ class GradientConductor:
         self._counts = dict(state_dict["counts"])
 
     def _finish_rows(self) -> None:
-        """Sums of this process become means of all processes, in one message."""
-        factors = [self._share() / count if count else 1.0 for count in self._counts.values()]
-        if self._is_shared() and self.sync == "mean":
-            factors = [factor / dist.get_world_size(self.process_group) for factor in factors]
-        if any(factor != 1 for factor in factors):
-            self.bank.scale(factors)
-        if self._is_shared():
-            dist.all_reduce(self.bank.rows, group=self.process_group)
+        """Sums of fewer micro-batches than planned become means of as many, and those of all processes are there."""
+        self.bank.scale([self._share() / count if count else 1.0 for count in self._counts.values()])
+        if self._was_shared:
+            self._messages.send(self.bank, len(self.tasks))
+        self._messages.clear()
         self.bank.close()
         self._num_batches, self._counts = 0, dict.fromkeys(self.tasks, 0)
 
-    def _decide(self, gramian: torch.Tensor, loss_scale: float) -> torch.Tensor:
+    def _send_complete(self) -> None:
+        """Send the first rows that have all their micro-batches."""
+        if self._was_shared:
+            complete = [count == self._share() for count in self._counts.values()]
+            self._messages.send(self.bank, [*complete, False].index(False))
+
+    def _divide(self, num_processes: Sequence[int]) -> None:
+        """Give every process an equal share of the first rows, as if they had not been summed."""
+        factors = [1 / number for number in num_processes]
+        self.bank.scale(factors + [1.0] * (len(self.tasks) - len(factors)))
+
+    def _num_averaged(self) -> int:
+        """Processes whose mean is wanted of the sums that the rows are."""
+        return self._messages.num_processes if self._was_shared and self.sync == "mean" else 1
+
+    def _decide(self, gramian: torch.Tensor, row_scale: float) -> torch.Tensor:
         """Weights of the raw rows (K,), and the statistics of the step."""
         norms = gramian.diagonal().clamp(min=0).sqrt()
         caps = torch.ones_like(norms) if self.norm_cap is None else (self.norm_cap / norms).clamp(max=1.0)
@@ -254,14 +281,14 @@ class GradientConductor:
         def arbitrate(mixing: torch.Tensor, products: torch.Tensor, i: int, j: int) -> int:
             if not conflicts:
                 # the step before matters only where there is a conflict
-                self.arbiter.look_back(self.bank.cross_gramian() * caps[:, None] / loss_scale)
+                self.arbiter.look_back(self.bank.cross_gramian() * caps[:, None] / row_scale)
             winner = self.arbiter.decide(mixing, products, i, j)
             conflicts.append(Conflict(self.tasks[winner], self.tasks[i + j - winner]))
             return winner
 
         resolved = self._resolve(gramian * caps[:, None] * caps, arbitrate)
         # the rows that stay in the bank have the scale
-        self.arbiter.close(norms * loss_scale)
+        self.arbiter.close(norms * row_scale)
         weights = resolved * caps
         self.last_step = self._statistics(gramian, weights, tuple(conflicts))
         return weights
@@ -279,8 +306,8 @@ class GradientConductor:
         """The weights of the first process: a user's function may draw random numbers."""
         if not self._is_shared():
             return weights
-        on_device = weights.to(self.bank.rows.device)
-        dist.broadcast(on_device, src=_first_rank(self.process_group), group=self.process_group)
+        on_device = weights.to(self.bank.device)
+        dist.broadcast(on_device, src=first_rank(self.process_group), group=self.process_group)
         return on_device.cpu()
 
     def _skip(self, not_finite: Sequence[str], gramian: torch.Tensor, counts: bool) -> None:
@@ -363,14 +390,3 @@ class GradientConductor:
             )
         for task in due:
             check_loss(task, losses[task])
-
-
-def _make_equal(model: nn.Module, group: dist.ProcessGroup | None) -> None:
-    """All processes start from the first one's parameters and buffers."""
-    for tensor in chain(model.parameters(), model.buffers()):
-        dist.broadcast(tensor.detach(), src=_first_rank(group), group=group)
-
-
-def _first_rank(group: dist.ProcessGroup | None) -> int:
-    """The group's first process, by its number among all."""
-    return 0 if group is None else dist.get_global_rank(group, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +12,12 @@ import torch
 __all__ = ["GradientBank"]
 
 _ALIGNMENT = 32  # numbers: every parameter starts where vector instructions like it
-_BLOCK = 2**14  # numbers: inner products are summed in the row's precision within a block, in float64 between blocks
-_BLOCKS_AT_ONCE = 256
+_BLOCK = 2**9  # numbers: inner products are summed in the row's precision within a block, in float64 between blocks
+_BLOCKS_AT_ONCE = 2**13
+_CONVERTED_AT_ONCE = 2**8  # on a CPU, where what is converted shall stay in the cache
+_COLUMNS = {"cpu": 2**16}  # numbers of every row that are combined at once: on a CPU few enough for its cache
+_MANY_COLUMNS = 2**24
+_LARGE = 2**17  # numbers from which on it pays to write a step's first gradient instead of adding it to zeros
 
 
 class GradientBank:
@@ -19,17 +25,19 @@ class GradientBank:
 
     Decisions about gradients only need their inner products, so the bank offers those, and turns the K weights that
     were decided back into one gradient. The backward pass adds straight into the rows, without another copy of a
-    gradient, where they have the parameters' type. Rows stay as they were accumulated; nothing is projected in place.
+    gradient, where they have the parameters' type. Rows stay as they were accumulated until they are combined; nothing
+    is projected in place.
 
     Args:
         parameters: trainable parameters by name, all on one device.
         num_tasks: K.
         dtype: of the rows; by default float32, or float64 where a parameter is.
         keep_previous: keep the rows of the step before, for `cross_gramian`.
+        previous_dtype: of these; by default that of the rows, which then trade places. In another type they are a copy.
 
     Raises:
         ValueError: there is no parameter, or they are on several devices.
-        TypeError: ``dtype`` is not a floating type.
+        TypeError: ``dtype`` or ``previous_dtype`` is not a floating type.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class GradientBank:
         num_tasks: int,
         dtype: torch.dtype | None = None,
         keep_previous: bool = True,
+        previous_dtype: torch.dtype | None = None,
     ) -> None:
         self.names = list(parameters)
         self.parameters = list(parameters.values())
@@ -46,19 +55,29 @@ class GradientBank:
         self.dtype = _common_dtype(self.parameters) if dtype is None else _checked_dtype(dtype)
         self._starts, size = _layout(self.parameters)
         self._rows = torch.zeros(num_tasks, size, dtype=self.dtype, device=self.device)
-        # the rows of the step before or, where nobody asks for them, one row: where the result is written meanwhile
-        has_own_type = all(parameter.dtype == self.dtype for parameter in self.parameters)
-        num_spare = num_tasks if keep_previous else int(num_tasks > 1 and has_own_type)
-        self._writes_in_spare = num_spare > 0 and has_own_type
-        self._spare = torch.zeros(num_spare, size, dtype=self.dtype, device=self.device)
+        self._spare = torch.zeros(
+            num_tasks if keep_previous else 0,
+            size,
+            dtype=self.dtype if previous_dtype is None else _checked_dtype(previous_dtype, "previous_dtype"),
+            device=self.device,
+        )
+        self._has_own_type = all(parameter.dtype == self.dtype for parameter in self.parameters)
         self._keeps_previous = keep_previous
-        self._is_clean = True
+        self._trades_places = keep_previous and self._spare.dtype == self.dtype
+        # rows with what an earlier step left there
+        self._stale: set[int] = set()
         self._row_views, self._spare_views = self._views(self._rows), self._views(self._spare)
 
     @property
     def rows(self) -> torch.Tensor:
         """The gradients of this step (K, P'); P' is P and padding."""
+        self._settle(range(self.num_tasks))
         return self._rows
+
+    def row(self, task: int) -> torch.Tensor:
+        """One of them, (P',); the others may go on growing."""
+        self._settle([task])
+        return self._rows[task]
 
     def accumulate(self, task: int, loss: torch.Tensor, factor: float, retain_graph: bool = False) -> None:
         """Add the gradient of ``factor * loss`` to a row; parameters the loss does not reach keep theirs.
@@ -69,67 +88,56 @@ class GradientBank:
             factor: weight of the loss.
             retain_graph: another loss needs the graph as well.
         """
-        self._clear()
-        trainable = [
-            (parameter, view)
-            for parameter, view in zip(self.parameters, self._row_views[task], strict=True)
-            if parameter.requires_grad
-        ]
-        parameters = [parameter for parameter, _ in trainable]
-        if not parameters:
+        if not any(parameter.requires_grad for parameter in self.parameters):
             raise ValueError("The model has no trainable parameter any more: `requires_grad` of all is False.")
-        try:
-            for parameter, view in trainable:
-                # autograd adds in place to a gradient of the parameter's own type
-                parameter.grad = view if view.dtype == parameter.dtype else None
+        is_first = task in self._stale
+        self._stale.discard(task)
+        with _into(self.parameters, self._row_views[task], is_first) as parameters:
             seed = torch.full_like(loss.detach(), factor)
             torch.autograd.backward([loss], [seed], retain_graph=retain_graph, inputs=parameters)
-            rest = [(view, p.grad) for p, view in trainable if p.grad is not None and p.grad.dtype != view.dtype]
-            if rest:
-                views, gradients = zip(*rest, strict=True)
-                torch._foreach_add_(list(views), [gradient.to(self.dtype) for gradient in gradients])
-        finally:
-            for parameter in parameters:
-                parameter.grad = None
 
     def scale(self, factors: Sequence[float]) -> None:
         """Multiply every row by a factor of its own."""
-        self._rows.mul_(torch.tensor(factors, dtype=self.dtype, device=self.device)[:, None])
+        for row, factor in zip(self.rows, factors, strict=True):
+            if factor != 1:
+                row.mul_(factor)
 
     def gramian(self) -> torch.Tensor:
         """Inner products of the rows, (K, K) float64 on the CPU; reading them waits for the device."""
-        return self._products(self._rows, self._rows)
+        return self._products(self.rows, self.rows)
 
     def cross_gramian(self) -> torch.Tensor:
         """Inner products of the rows with the rows of the step before, (K, K) float64 on the CPU."""
-        return self._products(self._rows, self._spare)
+        return self._products(self.rows, self._spare)
 
     def combine(self, weights: torch.Tensor) -> None:
         """Make the weighted sum of the rows the parameters' gradient.
 
-        The gradients are views of memory that the next `accumulate` clears. The rows become the previous ones.
+        The gradients are views of memory that the next `accumulate` overwrites. The rows become the previous ones.
 
         Args:
             weights: (K,).
         """
-        if self.num_tasks == 1 and float(weights[0]) == 1.0:
-            target, views = self._rows[0], self._row_views[0]
-        elif self._writes_in_spare:
-            target, views = self._spare[0], self._spare_views[0]
-            torch.mv(self._rows.T, weights.to(self._rows), out=target)
+        self._settle(range(self.num_tasks))
+        if self.num_tasks == 1 and float(weights[0]) == 1.0 and not self._keeps_previous:
+            views = self._row_views[0]
+        elif not self._has_own_type:
+            views = self._views(self._combined(weights)[None])[0]
+            self._keep(slice(None))
+        elif self._trades_places:
+            views = self._spare_views[0]
+            torch.mv(self._rows.T, self._on_device(weights), out=self._spare[0])
         else:
-            dtype = torch.promote_types(self.dtype, torch.float32)
-            target = torch.zeros(self._rows.shape[1], dtype=dtype, device=self.device)
-            for row, weight in zip(self._rows, weights.tolist(), strict=True):
-                target.add_(row, alpha=weight)
-            views = self._views(target[None])[0]
+            views = self._row_views[0]
+            self._combine_in_place(weights)
         for parameter, view in zip(self.parameters, views, strict=True):
             parameter.grad = view.to(parameter.dtype) if parameter.requires_grad else None
         self._turn_over()
 
     def close(self) -> None:
         """End the step: the next `accumulate` begins a new one."""
-        self._is_clean = False
+        self._settle(range(self.num_tasks))
+        self._stale = set(range(self.num_tasks))
 
     def discard(self) -> None:
         """Forget what was accumulated for this step, and the gradient of the one before."""
@@ -145,7 +153,7 @@ class GradientBank:
         """
         return {
             "shapes": self._shapes(),
-            "rows": self._by_name(self._rows) if pending else None,
+            "rows": self._by_name(self.rows) if pending else None,
             "previous": self._by_name(self._spare) if self._keeps_previous else None,
         }
 
@@ -175,18 +183,51 @@ class GradientBank:
                 for name, view in self._by_name(rows).items():
                     view.copy_(state_dict[part][name])
 
+    def _settle(self, tasks: Iterable[int]) -> None:
+        """Zero rows that nothing has been added to, once the step has begun; before that, one may be the result."""
+        if len(self._stale) < self.num_tasks:
+            for task in self._stale.intersection(tasks):
+                self._rows[task].zero_()
+            self._stale.difference_update(tasks)
+
     def _clear(self) -> None:
-        """Zero the rows before the first gradient of a step."""
-        if not self._is_clean:
-            self._rows.zero_()
-            self._is_clean = True
+        """Zero all rows."""
+        self._rows.zero_()
+        self._stale = set()
 
     def _turn_over(self) -> None:
         """This step's rows become the previous ones, where those are wanted."""
         self.close()
-        if self._keeps_previous:
+        if self._trades_places:
             self._rows, self._spare = self._spare, self._rows
             self._row_views, self._spare_views = self._spare_views, self._row_views
+
+    def _combine_in_place(self, weights: torch.Tensor) -> None:
+        """Leave the weighted sum in the first row, and copies of all rows where they will be the previous ones."""
+        on_device = self._on_device(weights)
+        at_once = _COLUMNS.get(self.device.type, _MANY_COLUMNS)
+        for start in range(0, self._rows.shape[1], at_once):
+            columns = slice(start, start + at_once)
+            self._keep(columns)
+            self._rows[0, columns] = torch.mv(self._rows[:, columns].T, on_device)
+
+    def _combined(self, weights: torch.Tensor) -> torch.Tensor:
+        """The weighted sum (P',) in memory of its own, float32 or wider."""
+        total = torch.zeros(
+            self._rows.shape[1], dtype=torch.promote_types(self.dtype, torch.float32), device=self.device
+        )
+        for row, weight in zip(self._rows, weights.tolist(), strict=True):
+            total.add_(row, alpha=weight)
+        return total
+
+    def _keep(self, columns: slice) -> None:
+        """Copy columns for the next step, where rows do not trade places."""
+        if self._keeps_previous and not self._trades_places:
+            self._spare[:, columns] = self._rows[:, columns]
+
+    def _on_device(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weights beside the rows; nobody waits for them."""
+        return weights.to(self._rows.dtype).to(self.device, non_blocking=True)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """What tells models apart."""
@@ -197,10 +238,16 @@ class GradientBank:
 
         On a GPU that multiplies in TF32, each product is rounded to 10 bits, up or down alike: sums hardly notice.
         """
+        dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
         total = torch.zeros(len(left), len(right), dtype=torch.float64, device=self.device)
         with torch.autocast(self.device.type, enabled=False):
-            for a, b in zip(_pieces(left), _pieces(right), strict=True):
-                total += torch.bmm(a, b.mT).double().sum(dim=0)
+            at_once = _blocks_at_once(left, right, dtype)
+            pieces = _pieces(left, dtype, at_once)
+            pairs = (
+                ((a, a) for a in pieces) if left is right else zip(pieces, _pieces(right, dtype, at_once), strict=True)
+            )
+            for a, b in pairs:
+                total += torch.bmm(a, b.mT).sum(dim=0, dtype=torch.float64)
         return total.cpu()
 
     def _by_name(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -227,12 +274,68 @@ def _layout(parameters: Sequence[torch.Tensor]) -> tuple[list[int], int]:
     return starts, -(-size // block) * block
 
 
-def _pieces(rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Rows (K, P') as (blocks, K, block) in float32 or float64, some blocks at a time."""
+@contextmanager
+def _into(
+    parameters: Sequence[torch.nn.Parameter], views: Sequence[torch.Tensor], is_first: bool
+) -> Iterator[list[torch.nn.Parameter]]:
+    """Where backward passes add to the views or, if they are the first of a step, overwrite them.
+
+    Autograd adds in place to a gradient of the parameter's own type. What shall be overwritten or converted is taken
+    over as soon as it arrives, so that never more than one gradient waits beside its row.
+    """
+    trainable = [
+        (parameter, view) for parameter, view in zip(parameters, views, strict=True) if parameter.requires_grad
+    ]
+    missing = dict(zip(parameters, views, strict=True)) if is_first else {}
+    hooks = []
+    for parameter, view in trainable:
+        if parameter.dtype == view.dtype and not (is_first and parameter.numel() >= _LARGE):
+            parameter.grad = view
+        else:
+            parameter.grad = None
+            hooks.append(parameter.register_post_accumulate_grad_hook(partial(_take, view, missing)))
+    _zero([missing.pop(parameter) for parameter, _ in trainable if is_first and parameter.grad is not None])
+    try:
+        yield [parameter for parameter, _ in trainable]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        _zero(list(missing.values()))
+        for parameter, _ in trainable:
+            parameter.grad = None
+
+
+def _take(view: torch.Tensor, missing: dict[torch.nn.Parameter, torch.Tensor], parameter: torch.nn.Parameter) -> None:
+    """Move a gradient that has just arrived into its view; `missing` are those that still hold something else."""
+    gradient = parameter.grad
+    if gradient is None or gradient is view:
+        return
+    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+    if missing.pop(parameter, None) is None:
+        view.add_(gradient)
+    else:
+        view.copy_(gradient)
+    parameter.grad = view if view.dtype == parameter.dtype else None
+
+
+def _zero(views: list[torch.Tensor]) -> None:
+    """All at once."""
+    if views:
+        torch._foreach_zero_(views)
+
+
+def _blocks_at_once(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> int:
+    """How many blocks are multiplied in one call."""
+    is_converted = left.dtype != dtype or right.dtype != dtype
+    return min(_BLOCKS_AT_ONCE, _CONVERTED_AT_ONCE) if is_converted and left.device.type == "cpu" else _BLOCKS_AT_ONCE
+
+
+def _pieces(rows: torch.Tensor, dtype: torch.dtype, at_once: int) -> Iterator[torch.Tensor]:
+    """Rows (K, P') as (blocks, K, block) of a type, some blocks at a time."""
     block = min(_BLOCK, rows.shape[1])
     blocks = rows.view(len(rows), -1, block).transpose(0, 1)
-    for piece in blocks.split(_BLOCKS_AT_ONCE):
-        yield piece if rows.dtype == torch.float64 else piece.float()
+    for piece in blocks.split(at_once):
+        yield piece.to(dtype)
 
 
 def _common_device(parameters: Mapping[str, torch.Tensor]) -> torch.device:
@@ -257,11 +360,11 @@ def _common_dtype(parameters: Sequence[torch.Tensor]) -> torch.dtype:
     return dtype
 
 
-def _checked_dtype(dtype: object) -> torch.dtype:
+def _checked_dtype(dtype: object, name: str = "dtype") -> torch.dtype:
     """A type that gradients can have."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(
-            f"`dtype` must be a floating type such as torch.float32 or torch.bfloat16, got {dtype!r}. In a "
+            f"`{name}` must be a floating type such as torch.float32 or torch.bfloat16, got {dtype!r}. In a "
             "configuration: '$torch.bfloat16'."
         )
     return dtype

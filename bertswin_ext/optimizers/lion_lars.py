@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 __all__ = ["LionLARS"]
 
+_AT_ONCE = {"cpu": 2**17}  # numbers whose signs are held at once: on a CPU few enough for its cache
+_MANY_AT_ONCE = 2**24
 _NO_NORM = 1e-8  # the reference's: below it a norm says nothing about scale
 
 
@@ -99,7 +101,8 @@ class LionLARS(torch.optim.Optimizer):
         torch._foreach_mul_(steps, -lr)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        torch._foreach_addcmul_(parameters, torch._foreach_sign(momenta), steps)
+        for moved, directions, sizes in _buckets(parameters, momenta, steps):
+            torch._foreach_addcmul_(moved, torch._foreach_sign(directions), sizes)
 
 
 def _trust_ratios(
@@ -107,10 +110,37 @@ def _trust_ratios(
 ) -> list[torch.Tensor]:
     """Norm of every parameter over that of its corrected momentum, at most ``clip``; scalars on the device."""
     norms = torch.stack(torch._foreach_norm(parameters))
-    momentum_norms = torch.stack(torch._foreach_norm(momenta))
-    momentum_norms = momentum_norms / torch.tensor(corrections, dtype=norms.dtype).to(norms.device, non_blocking=True)
+    momentum_norms = torch.stack(torch._foreach_div(torch._foreach_norm(momenta), corrections))
     ratios = (norms / momentum_norms).clamp(max=clip)
     return list(torch.where((norms > _NO_NORM) & (momentum_norms > _NO_NORM), ratios, 1.0).unbind())
+
+
+def _buckets(
+    parameters: list[torch.Tensor], momenta: list[torch.Tensor], steps: list[torch.Tensor]
+) -> Iterator[tuple[list[torch.Tensor], ...]]:
+    """Tensors, or pieces of large ones, of at most so many numbers together; one that is not contiguous stays whole."""
+    at_once = _AT_ONCE.get(parameters[0].device.type, _MANY_AT_ONCE)
+    bucket: list[tuple[torch.Tensor, ...]] = []
+    room = at_once
+    for piece in _in_pieces(parameters, momenta, steps, at_once):
+        if bucket and piece[0].numel() > room:
+            yield tuple(map(list, zip(*bucket, strict=True)))
+            bucket, room = [], at_once
+        bucket.append(piece)
+        room -= piece[0].numel()
+    yield tuple(map(list, zip(*bucket, strict=True)))
+
+
+def _in_pieces(
+    parameters: list[torch.Tensor], momenta: list[torch.Tensor], steps: list[torch.Tensor], at_most: int
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Every tensor and its momentum, flat and cut where they are large; and the step of each."""
+    for parameter, momentum, step in zip(parameters, momenta, steps, strict=True):
+        if parameter.numel() <= at_most or not (parameter.is_contiguous() and momentum.is_contiguous()):
+            yield parameter, momentum, step
+        else:
+            flat = parameter.view(-1).split(at_most), momentum.view(-1).split(at_most)
+            yield from ((piece, direction, step) for piece, direction in zip(*flat, strict=True))
 
 
 def _dense(parameter: torch.Tensor) -> torch.Tensor:

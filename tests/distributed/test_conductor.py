@@ -45,6 +45,31 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+class Messages:
+    """What is sent while it is entered: lengths, and how many rows were computed by then."""
+
+    def __init__(self, conductor):
+        self.conductor, self.lengths, self.after = conductor, [], []
+
+    def __enter__(self):
+        self.original, self.accumulate, self.computed = dist.all_reduce, self.conductor.bank.accumulate, 0
+        dist.all_reduce, self.conductor.bank.accumulate = self.counted, self.counting
+        return self
+
+    def __exit__(self, *_error):
+        dist.all_reduce = self.original
+        del self.conductor.bank.accumulate
+
+    def counted(self, tensor, *args, **kwargs):
+        self.lengths.append(tensor.numel())
+        self.after.append(self.computed)
+        return self.original(tensor, *args, **kwargs)
+
+    def counting(self, *args, **kwargs):
+        self.accumulate(*args, **kwargs)
+        self.computed += 1
+
+
 def few_steps(ranks, steps_per_rank, **kwargs):
     """A handful of steps over the batches of some ranks."""
     network = make_network(0)
@@ -66,20 +91,20 @@ def many_steps(rank):
     conductor = GradientConductor(network, WEIGHTS, accumulation_steps=2, dominance_window=2)
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = LionLARS(network.parameters(), lr=0.005)
-    original, messages = dist.all_reduce, []
-
-    def counted(tensor, *args, **kwargs):
-        messages.append(tensor.numel())
-        return original(tensor, *args, **kwargs)
-
-    dist.all_reduce = counted
-    try:
+    with Messages(conductor) as messages:
         for number in range(50):
             step(network, conductor, optimizer, [make_batch(number, rank, place) for place in range(2)])
-    finally:
-        dist.all_reduce = original
     size = conductor.bank.rows.numel()
-    return {"start": start, "end": parameters(network), "messages": messages, "size": size}
+    return {"start": start, "end": parameters(network), "messages": messages.lengths, "size": size}
+
+
+def sent_after(rank, **kwargs):
+    """How many gradients were computed when each row of a step of four micro-batches was sent."""
+    network = make_network(0)
+    conductor = GradientConductor(network, WEIGHTS, accumulation_steps=4, **kwargs)
+    with Messages(conductor) as messages:
+        step(network, conductor, LionLARS(network.parameters()), [make_batch(0, rank, place) for place in range(4)])
+    return messages.after
 
 
 def bad_step(rank):
@@ -105,14 +130,40 @@ def gradient(rank, **kwargs):
     return {name: p.grad.clone() for name, p in network.named_parameters()}
 
 
-def uneven(rank):
-    """The first rank has three micro-batches, the second two."""
+def uneven(rank, most, **kwargs):
+    """The first rank has some of four micro-batches, the second one less."""
     network = make_network(0)
-    conductor = GradientConductor(network, WEIGHTS, accumulation_steps=4)
-    for place in range(3 - rank):
+    conductor = GradientConductor(network, WEIGHTS, accumulation_steps=4, **kwargs)
+    for place in range(most - rank):
         conductor.accumulate(losses_of(network, make_batch(0, rank, place)))
     conductor.conduct()
-    return {name: p.grad.clone() for name, p in network.named_parameters()}
+    weights = list(conductor.last_step.weights.values())
+    return {"gradient": {name: p.grad.clone() for name, p in network.named_parameters()}, "weights": weights}
+
+
+def continued(rank, folder, **kwargs):
+    """A step whose middle is a state of the first rank, and the same step in one go; a row is sent by then."""
+    found = []
+    for pieces in (False, True):
+        network = make_network(0)
+        conductor = GradientConductor(network, WEIGHTS, accumulation="stochastic", accumulation_steps=4, **kwargs)
+        for place in range(4):
+            if pieces and place == 3:
+                state = conductor.state_dict()
+                if rank == 0:
+                    torch.save(state, f"{folder}/state.pt")
+                dist.barrier()
+                conductor = GradientConductor(
+                    network, WEIGHTS, accumulation="stochastic", accumulation_steps=4, **kwargs
+                )
+                conductor.load_state_dict(torch.load(f"{folder}/state.pt", weights_only=True))
+                found.append({"summed": state["summed"]})
+            # the second loss sees the same data everywhere, for its row comes from the first rank
+            x = make_batch(0, rank if place < 2 else 0, place)
+            conductor.accumulate({task: losses_of(network, x)[task] for task in conductor.due_tasks})
+        conductor.conduct()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters()})
+    return found
 
 
 def drawn(rank):
@@ -154,7 +205,13 @@ def work(rank, folder):
         "bad": bad_step(rank),
         "wrapped": wrapped(),
         "early": made_too_early(early, early_conductor),
-        "uneven": uneven(rank),
+        "uneven": uneven(rank, 3),
+        "uneven, one complete": uneven(rank, 4),
+        "uneven stochastic": uneven(rank, 3, accumulation="stochastic"),
+        "sent": sent_after(rank),
+        "sent stochastic": sent_after(rank, accumulation="stochastic"),
+        "sent none": sent_after(rank, sync="none"),
+        **{f"continued {sync}": continued(rank, folder, sync=sync) for sync in ("mean", "sum")},
         "drawn": drawn(rank),
         **{sync: gradient(rank, sync=sync) for sync in ("mean", "sum", "none")},
     }
@@ -197,9 +254,24 @@ def test_ranks_stay_equal_to_the_last_bit(ranks):
     assert not torch.equal(first["0.weight"], ranks[0]["many"]["start"]["0.weight"])
 
 
-def test_a_step_takes_one_message(ranks):
+def test_a_step_takes_one_message_for_each_row(ranks):
     for rank in ranks:
-        assert rank["many"]["messages"] == [rank["many"]["size"]] * 50
+        assert rank["many"]["messages"] == [rank["many"]["size"] / 2] * 100
+
+
+@pytest.mark.parametrize(("run", "after"), [("sent", [7, 8]), ("sent stochastic", [2, 4]), ("sent none", [])])
+def test_a_row_is_sent_while_others_are_computed(ranks, run, after):
+    for rank in ranks:
+        assert rank[run] == after
+
+
+@pytest.mark.parametrize("sync", ["mean", "sum"])
+def test_a_state_may_have_rows_that_were_sent(ranks, sync):
+    for rank in ranks:
+        whole, state, pieces = rank[f"continued {sync}"]
+        assert state["summed"] == [2]
+        assert same(whole, pieces)
+    assert same(ranks[0][f"continued {sync}"][2], ranks[1][f"continued {sync}"][2])
 
 
 def test_a_bad_gradient_on_one_rank_skips_the_step_on_both(ranks):
@@ -216,8 +288,29 @@ def test_a_conductor_made_before_the_processes_met_is_refused(ranks):
         assert "Make the conductor after `init_process_group`" in found["early"]
 
 
-def test_uneven_shares_are_means_of_means(ranks):
-    assert same(ranks[0]["uneven"], ranks[1]["uneven"])
+@pytest.mark.parametrize(
+    ("run", "most", "kwargs"),
+    [
+        ("uneven", 3, {}),
+        ("uneven, one complete", 4, {}),
+        ("uneven stochastic", 3, {"accumulation": "stochastic"}),
+    ],
+)
+def test_uneven_shares_are_means_of_means(ranks, run, most, kwargs):
+    found = ranks[0][run]
+    assert same(found["gradient"], ranks[1][run]["gradient"])
+    rows = []
+    for rank in range(2):
+        network = make_network(0)
+        conductor = GradientConductor(network, WEIGHTS, accumulation_steps=4, **kwargs)
+        for place in range(most - rank):
+            conductor.accumulate(losses_of(network, make_batch(0, rank, place)))
+        conductor.conduct()
+        rows.append(conductor.bank.state_dict()["previous"])
+    weights = torch.tensor(found["weights"], dtype=torch.float32)
+    for name, value in found["gradient"].items():
+        mean = (rows[0][name] + rows[1][name]) / 2
+        torch.testing.assert_close(value, torch.tensordot(weights, mean, dims=1), rtol=1e-5, atol=1e-7)
 
 
 def test_a_resolver_that_draws_decides_once_for_all(ranks):

@@ -181,10 +181,11 @@ def test_the_winner_of_a_serious_conflict_falls(resolver, cosine, length):
     [
         (1, {}, 1),
         (3, {}, 6),
-        (3, {"resolver": lambda gramian: torch.ones(3)}, 4),
+        (3, {"previous_dtype": torch.bfloat16}, 4.5),
+        (3, {"resolver": lambda gramian: torch.ones(3)}, 3),
         (3, {"dtype": torch.bfloat16}, 3),
     ],
-    ids=["one", "three", "own", "bfloat16"],
+    ids=["one", "three", "previous", "own", "bfloat16"],
 )
 def test_memory_of_the_rows(num_losses, options, floats):
     model = torch.nn.Linear(1024, 1024)
@@ -197,7 +198,9 @@ def test_memory_of_the_rows(num_losses, options, floats):
 def test_numbers_that_follow_from_others():
     text = CONCEPT.read_text(encoding="utf-8")
     assert round(2 * 3 * 4 * 90.8e6 / 1e9, 2) == 2.18
+    assert round(1.5 * 3 * 4 * 90.8e6 / 1e9, 2) == 1.63
     assert "2.18 GB" in text
+    assert "1.63 GB" in text
     assert round(1.5e-5 * 10 * 9.08e7**0.5, 1) == 1.4
     assert "= 1.4." in text
     assert round(0.95**60, 2) == 0.05

@@ -6,7 +6,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bertswin_ext.optimizers import GradientConductor, LionLARS
-from tests.unit.optimizers.small_tasks import WEIGHTS, gradients, losses_of, make_batches, make_network, same, values
+from tests.unit.optimizers.small_tasks import (
+    WEIGHTS,
+    gradients,
+    losses_of,
+    make_batches,
+    make_network,
+    same,
+    train,
+    values,
+)
 
 
 def step_of(network, losses, **kwargs):
@@ -78,6 +87,22 @@ def test_bfloat16_rows_are_nearly_as_good():
         found = gradients(network)[name]
         assert found.dtype == torch.float32
         assert (found - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("resolver", ["smooth", "zoned"])
+def test_previous_rows_in_bfloat16_decide_alike(resolver):
+    found = []
+    for dtype in (None, torch.bfloat16):
+        network = make_network()
+        conductor = GradientConductor(network, WEIGHTS, resolver=resolver, previous_dtype=dtype)
+        steps = train(network, conductor, LionLARS(network.parameters(), lr=0.01), make_batches(30))
+        found.append((steps, values(network)))
+    assert conductor.bank.rows.dtype == torch.float32
+    assert len({conflict.winner for step in found[0][0] for conflict in step.conflicts}) > 1
+    # the rows of the step before decide who wins, and nothing else
+    assert [step.conflicts for step in found[0][0]] == [step.conflicts for step in found[1][0]]
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"resolver": "zoned"}, {"norm_cap": 0.3}, {"dominance_window": 2}], ids=str)

@@ -113,6 +113,37 @@ def test_rows_are_saved_only_in_mid_step():
     assert training.conductor.state_dict()["bank"]["rows"].keys() == values(training.network).keys()
 
 
+def test_previous_rows_of_half_precision_continue_bit_for_bit():
+    batches = make_batches(12)
+    whole, first, second = (Training(seed, previous_dtype=torch.bfloat16) for seed in (0, 0, 9))
+    expected = whole.run(batches)
+    before = first.run(batches[:5])
+    second.load_state_dict(through_a_file(first.state_dict()))
+    assert before + second.run(batches[5:]) == expected
+    assert same(values(second.network), values(whole.network))
+
+
+def test_a_state_that_does_not_say_what_was_summed():
+    batches = make_batches(9)
+    first, second = Training(0), Training(9)
+    first.run(batches[:4])
+    state = through_a_file(first.state_dict())
+    assert state["conductor"].pop("summed") == []
+    second.load_state_dict(state)
+    assert second.run(batches[4:]) == first.run(batches[4:])
+
+
+def test_a_row_that_was_the_sum_of_four_processes_is_their_mean():
+    conductor, other = (
+        GradientConductor(Point(2), {"a": 1.0, "b": 1.0}, accumulation="stochastic", accumulation_steps=2)
+        for _ in range(2)
+    )
+    point = other.bank.parameters[0]
+    other.accumulate({"a": (point * torch.tensor([8.0, 4.0])).sum()})
+    conductor.load_state_dict({**through_a_file(other.state_dict()), "summed": [4]})
+    assert conductor.bank.rows[:, :2].tolist() == [[2.0, 1.0], [0.0, 0.0]]
+
+
 def test_a_state_may_change_its_resolver():
     first, second = Training(), Training(resolver=lambda gramian: torch.ones(len(gramian)))
     first.run(make_batches(4))

@@ -168,6 +168,7 @@ def test_discarded_rows_leave_nothing_behind():
 )
 def test_gramians_equal_float64_products(shapes, dtype, tolerance, monkeypatch):
     monkeypatch.setattr(gradient_bank, "_BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(gradient_bank, "_LARGE", 64)
     generator = torch.Generator().manual_seed(3)
     parameters = {f"p{n}": nn.Parameter(torch.zeros(shape)) for n, shape in enumerate(shapes)}
     bank = GradientBank(parameters, 3, dtype)
@@ -227,6 +228,7 @@ def test_bfloat16_rows_give_float32_gradients():
         torch.testing.assert_close(found, row.bfloat16().float().sum(dim=0))
 
 
+@pytest.mark.usefixtures("_sizes")
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_sparse_gradients_become_dense_rows(dtype):
     embedding = nn.Embedding(10, 4, sparse=True)
@@ -247,18 +249,183 @@ def test_a_single_row_is_the_gradient_itself():
     assert {p.grad.untyped_storage().data_ptr() for p in model.parameters()} == storages(bank)
 
 
-def test_without_previous_rows_one_more_row_is_enough():
+@pytest.mark.parametrize("kwargs", [{"keep_previous": False}, {"previous_dtype": torch.bfloat16}], ids=str)
+def test_where_rows_do_not_trade_places_the_result_lies_in_the_first(kwargs):
     model = Branches()
-    bank = bank_of(model, keep_previous=False)
-    pointers = set()
+    bank = bank_of(model, **kwargs)
     for _ in range(3):
         fill(bank, model)
+        own = storages(bank)
+        bank.combine(torch.tensor([0.5, -2.0]))
+        assert {p.grad.untyped_storage().data_ptr() for p in model.parameters()} == own
+        for name, row in expected_rows(model).items():
+            torch.testing.assert_close(gradients(model)[name], 0.5 * row[0] - 2.0 * row[1])
+    assert (bank.state_dict()["previous"] is None) == (not kwargs.get("keep_previous", True))
+
+
+def test_previous_rows_may_be_of_another_type():
+    model = Branches()
+    bank, exact = bank_of(model, previous_dtype=torch.bfloat16), bank_of(model)
+    for each in (bank, exact):
+        fill(each, model)
+        each.combine(torch.ones(2))
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    for name, row in exact.state_dict()["previous"].items():
+        assert torch.equal(bank.state_dict()["previous"][name], row.bfloat16())
+    for each in (bank, exact):
+        fill(each, model)
+    assert torch.equal(bank.gramian(), exact.gramian())
+    torch.testing.assert_close(bank.cross_gramian(), exact.cross_gramian(), rtol=1e-2, atol=1e-3)
+    assert not torch.equal(bank.cross_gramian(), exact.cross_gramian())
+
+
+@pytest.mark.parametrize("types", [(None, torch.bfloat16), (torch.bfloat16, None)], ids=["to half", "to single"])
+def test_a_state_may_have_previous_rows_of_another_type(types):
+    model = Branches()
+    bank, other = (bank_of(model, previous_dtype=dtype) for dtype in types)
+    fill(bank, model)
+    bank.combine(torch.ones(2))
+    other.load_state_dict(bank.state_dict(pending=False))
+    for name, row in bank.state_dict()["previous"].items():
+        assert torch.equal(other.state_dict()["previous"][name].bfloat16(), row.bfloat16())
+
+
+@pytest.mark.parametrize("columns", [32, 100, 2**20])
+def test_rows_are_combined_some_columns_at_a_time(columns, monkeypatch):
+    monkeypatch.setattr(gradient_bank, "_COLUMNS", {"cpu": columns})
+    model = Branches()
+    bank = bank_of(model, previous_dtype=torch.bfloat16)
+    fill(bank, model)
+    bank.combine(torch.tensor([0.5, -2.0]))
+    for name, row in expected_rows(model).items():
+        torch.testing.assert_close(gradients(model)[name], 0.5 * row[0] - 2.0 * row[1])
+        assert torch.equal(bank.state_dict()["previous"][name], row.bfloat16())
+
+
+@pytest.fixture(params=[1, 2**20], ids=["all large", "all small"])
+def _sizes(request, monkeypatch):
+    """What counts as large."""
+    monkeypatch.setattr(gradient_bank, "_LARGE", request.param)
+
+
+@pytest.mark.usefixtures("_sizes")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"keep_previous": False}], ids=["previous", "no previous"])
+def test_a_step_begins_from_nothing(dtype, kwargs):
+    model = Branches()
+    used, fresh = bank_of(model, dtype=dtype, **kwargs), bank_of(model, dtype=dtype, **kwargs)
+    for _ in range(2):
+        fill(used, model)
+        used.combine(torch.ones(2))
+    model.left.weight.requires_grad_(False)
+    for bank in (used, fresh):
+        fill(bank, model)
+        fill(bank, model)
+    for name, row in rows_of(fresh).items():
+        assert torch.equal(rows_of(used)[name], row), name
+    assert not rows_of(used)["left.weight"].any()
+    assert torch.equal(used.gramian(), fresh.gramian())
+
+
+@pytest.mark.usefixtures("_sizes")
+def test_a_row_that_got_nothing_is_zero():
+    model = Branches()
+    bank = bank_of(model)
+    for _ in range(2):
+        fill(bank, model)
         bank.combine(torch.ones(2))
-        storage = model.left.weight.grad.untyped_storage()
-        assert storage.nbytes() == bank.rows.untyped_storage().nbytes() / 2
-        pointers.add(storage.data_ptr())
-    assert len(pointers) == 1
-    assert bank.state_dict()["previous"] is None
+    bank.accumulate(0, model.losses()[0], 1.0)
+    assert bank.row(0).any()
+    assert not bank.row(1).any()
+    bank.close()
+    assert bank.gramian()[1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.usefixtures("_sizes")
+def test_a_tied_parameter_gets_both_of_its_gradients():
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    bank = bank_of(first, num_tasks=1, keep_previous=False)
+    for _ in range(2):
+        loss = second(first(torch.eye(3)).tanh()).square().sum()
+        expected = torch.autograd.grad(loss, first.weight, retain_graph=True)[0]
+        bank.accumulate(0, loss, 1.0)
+        bank.combine(torch.ones(1))
+        assert torch.equal(first.weight.grad, expected)
+
+
+class Nested(torch.autograd.Function):
+    """A sum whose backward pass begins one of its own, as checkpointing may."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        ctx.weight = weight
+        return weight.sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            (3 * ctx.weight).sum().backward()
+        return gradient.expand_as(ctx.weight)
+
+
+@pytest.mark.usefixtures("_sizes")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_a_gradient_may_come_in_two_parts(dtype):
+    point = nn.Linear(4, 1, bias=False)
+    bank = bank_of(point, num_tasks=1, keep_previous=False, dtype=dtype)
+    for _ in range(2):
+        bank.accumulate(0, Nested.apply(point.weight), 1.0)
+        bank.combine(torch.ones(1))
+        assert point.weight.grad.tolist() == [[4.0] * 4]
+
+
+@pytest.mark.usefixtures("_sizes")
+def test_a_backward_pass_that_failed_leaves_nothing_of_the_step_before():
+    model = Branches()
+    bank = bank_of(model, keep_previous=False)
+    fill(bank, model)
+    bank.combine(torch.ones(2))
+    hook = model.trunk.weight.register_hook(_fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        bank.accumulate(0, model.losses()[0], 1.0)
+    hook.remove()
+    assert all(p.grad is None for p in model.parameters())
+    assert not rows_of(bank)["trunk.weight"].any()
+    bank.discard()
+    fill(bank, model)
+    assert all(torch.equal(rows_of(bank)[name], row) for name, row in expected_rows(model).items())
+
+
+def _fail(_gradient):
+    raise RuntimeError("no memory")
+
+
+@pytest.mark.usefixtures("_sizes")
+def test_no_hook_stays_behind():
+    model = Branches()
+    bank = bank_of(model)
+    for _ in range(2):
+        fill(bank, model)
+        bank.combine(torch.ones(2))
+    kept = {name: row.clone() for name, row in bank.state_dict()["previous"].items()}
+    sum(model.losses()).backward()
+    assert all(torch.equal(bank.state_dict()["previous"][name], row) for name, row in kept.items())
+
+
+def test_rows_of_one_type_and_previous_ones_of_a_wider():
+    model = Branches()
+    bank = bank_of(model, dtype=torch.bfloat16, previous_dtype=torch.float64)
+    fill(bank, model)
+    gramian = bank.gramian()
+    bank.combine(torch.ones(2))
+    fill(bank, model)
+    torch.testing.assert_close(bank.cross_gramian(), gramian, rtol=1e-6, atol=1e-7)
+
+
+def test_previous_rows_that_cannot_hold_gradients():
+    with pytest.raises(TypeError, match=r"`previous_dtype` must be a floating type .* got torch\.int64"):
+        bank_of(Branches(), previous_dtype=torch.int64)
 
 
 def test_the_result_lies_where_the_next_rows_will():

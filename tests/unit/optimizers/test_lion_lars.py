@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from bertswin_ext.optimizers import LionLARS
+from bertswin_ext.optimizers import LionLARS, lion_lars
 
 SHAPES = [(4, 3), (5,), (), (2, 3, 2)]
 
@@ -83,6 +85,54 @@ def test_equals_a_loop_over_tensors(clip, decay):
     run(LionLARS(parameters, lr=0.01, trust_clip=clip, weight_decay=decay), parameters, range(20))
     for found, value in zip(values(parameters), expected, strict=True):
         torch.testing.assert_close(found, value, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 12, 2**17])
+def test_pieces_move_as_the_whole(at_once, monkeypatch):
+    parameters, expected = random_parameters(), random_parameters()
+    run(LionLARS(expected, lr=0.01, weight_decay=0.1), expected, range(3))
+    monkeypatch.setattr(lion_lars, "_AT_ONCE", {"cpu": at_once})
+    run(LionLARS(parameters, lr=0.01, weight_decay=0.1), parameters, range(3))
+    assert all(torch.equal(a, b) for a, b in zip(parameters, expected, strict=True))
+
+
+def test_a_tensor_with_other_strides_moves_as_the_rest(monkeypatch):
+    monkeypatch.setattr(lion_lars, "_AT_ONCE", {"cpu": 8})
+    straight = random_parameters()[3]
+    turned = nn.Parameter(straight.detach().permute(2, 0, 1).contiguous().permute(1, 2, 0))
+    for parameter in (straight, turned):
+        set_gradients([parameter], 0)
+        LionLARS([parameter], lr=0.01).step()
+    assert not turned.is_contiguous()
+    torch.testing.assert_close(turned, straight)
+
+
+class NewMemory(TorchDispatchMode):
+    """Numbers that the results of each operation have in memory of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        numbers = sum(t.numel() for t in made if t.untyped_storage().data_ptr() not in given)
+        self.most = max(self.most, numbers)
+        return result
+
+
+@pytest.mark.parametrize("shapes", [[(1000,)], [(90,)] * 11, [(7,), (300, 3), (50,)]], ids=str)
+def test_a_step_needs_memory_for_one_bucket_of_signs(shapes, monkeypatch):
+    monkeypatch.setattr(lion_lars, "_AT_ONCE", {"cpu": 100})
+    parameters = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = LionLARS(parameters)
+    run(optimizer, parameters, [0])
+    set_gradients(parameters, 1)
+    with NewMemory() as memory:
+        optimizer.step()
+    assert 50 <= memory.most <= 100
 
 
 @pytest.mark.parametrize(
