@@ -39,6 +39,8 @@ class BertsWinBackbone(nn.Module):
         window_size: tokens of an attention window per axis, an int or (i, j, k), at most the grid.
         stem_channels: width of the first stage of the stem, a multiple of 4.
         stem: ``"overlapping"`` (the paper's standard stem) or ``"non_overlapping"`` (strict).
+        activation_checkpointing: compute the blocks again in every backward pass instead of keeping their activations;
+            a matter of memory, not of the network, so it is no part of ``arguments``.
 
     Attributes:
         grid_size: tokens per axis of the training cube.
@@ -71,6 +73,7 @@ class BertsWinBackbone(nn.Module):
         window_size: int | Sequence[int] = 7,
         stem_channels: int = 48,
         stem: StemKind = "overlapping",
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.patch_size = checked_patch_size(patch_size)
@@ -95,7 +98,9 @@ class BertsWinBackbone(nn.Module):
         self.stem = PatchStem(in_channels, hidden_size, self.patch_size, stem_channels, stem)
         position_table = sincos_position_table(self.grid_size, hidden_size)
         self.register_buffer("position_table", position_table, persistent=False)
-        self.encoder = SwinEncoder(self.grid_size, hidden_size, num_layers, num_heads, self.window_size)
+        self.encoder = SwinEncoder(
+            self.grid_size, hidden_size, num_layers, num_heads, self.window_size, activation_checkpointing
+        )
 
     def tokens(self, x: torch.Tensor) -> torch.Tensor:
         """Stem output of the whole volume (b, c, i, j, k), before the positions: (b, n, h)."""

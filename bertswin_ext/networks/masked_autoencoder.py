@@ -33,6 +33,8 @@ class BertsWinMAE(BertsWinBackbone):
         stem: ``"overlapping"`` (the paper's standard stem) or ``"non_overlapping"`` (strict).
         ratio_of: what the masking ratio counts when ``valid`` is given: the ``"valid"`` tokens of each sample, or
             ``"all"`` tokens as the reference code does.
+        activation_checkpointing: compute the blocks again in every backward pass instead of keeping their activations;
+            a matter of memory, not of the network, so it is no part of ``arguments``.
 
     Shape:
         - b batch, c channels, i j k voxels, gi gj gk grid of tokens, n = gi * gj * gk tokens in C order, h hidden size.
@@ -64,10 +66,10 @@ class BertsWinMAE(BertsWinBackbone):
         masking_ratio: float = 0.75,
         stem: StemKind = "overlapping",
         ratio_of: RatioOf = "valid",
+        activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(
-            img_size, patch_size, in_channels, hidden_size, num_layers, num_heads, window_size, stem_channels, stem
-        )
+        sizes = (img_size, patch_size, in_channels, hidden_size, num_layers, num_heads, window_size, stem_channels)
+        super().__init__(*sizes, stem, activation_checkpointing)
         if decoder_hidden_size < 1:
             raise ValueError(f"`decoder_hidden_size` must be at least 1, got {decoder_hidden_size}.")
         self.masking_ratio = _checked_masking_ratio(masking_ratio, self.grid_size)

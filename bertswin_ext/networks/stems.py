@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from einops import rearrange
 from torch import nn
+from torch.nn import functional as F
 
 __all__ = ["PatchStem", "StemKind", "split_patches"]
 
@@ -78,20 +79,23 @@ class PatchStem(nn.Module):
         )
         self.projection = nn.Conv3d(widths[-1], hidden_size, kernel_size=1)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(self, x: torch.Tensor, single: bool = False) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Run all stages on whatever is given: patches, or a volume.
 
         Args:
             x: (b, c, i, j, k).
+            single: whether these are single patches (m, c, p, p, p), whose last stage is computed as a linear layer.
 
         Returns:
             The projection (b, h, i/p, j/p, k/p) and the output of every stage, finest first.
         """
         skips = []
-        for stage in self.stages:
+        for stage in self.stages[:-1]:
             x = stage(x)
             skips.append(x)
-        return self.projection(x), skips
+        last = self.stages[-1]
+        x = _single_token(last, x) if single else last(x)
+        return self.projection(x), [*skips, x]
 
     def embed_patches(self, patches: torch.Tensor) -> torch.Tensor:
         """Embed every patch on its own.
@@ -102,7 +106,7 @@ class PatchStem(nn.Module):
         Returns:
             Tokens (m, h).
         """
-        return self(patches)[0].flatten(1)
+        return self(patches, single=True)[0].flatten(1)
 
     def embed_volume(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Embed a whole volume.
@@ -116,8 +120,16 @@ class PatchStem(nn.Module):
         if self.kind == "overlapping":
             return self(x)
         grid = [size // self.patch_size for size in x.shape[2:]]
-        tokens, skips = self(split_patches(x, self.patch_size).flatten(0, 1))
+        tokens, skips = self(split_patches(x, self.patch_size).flatten(0, 1), single=True)
         return _join(tokens, grid), [_join(skip, grid) for skip in skips]
+
+
+def _single_token(stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A stage that takes (m, c, 2, 2, 2) to (m, c, 1, 1, 1), its convolution as a matrix product."""
+    convolution, norm, act = cast("Sequence[Any]", stage)
+    # what an overlapping kernel has before these voxels lies on the padding
+    kernel = convolution.weight[..., -2:, -2:, -2:]
+    return cast("torch.Tensor", act(norm(F.linear(x.flatten(1), kernel.flatten(1)))))[..., None, None, None]
 
 
 def _join(patches: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:

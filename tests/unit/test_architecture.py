@@ -12,7 +12,17 @@ TESTS = ROOT / "tests" / "unit"
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 GROUND_FLOOR = tuple(
     f"bertswin_ext.{name}"
-    for name in ("connected_parts", "errors", "files", "geometry", "stored_volume", "versions", "voxels", "workers")
+    for name in (
+        "connected_parts",
+        "errors",
+        "files",
+        "geometry",
+        "hardware",
+        "stored_volume",
+        "versions",
+        "voxels",
+        "workers",
+    )
 )
 LOWER_FLOOR = ("networks", "losses", "transforms", "optimizers", "inferers", "data")
 IGNITE = ("ignite", "monai.engines", "monai.handlers")
@@ -26,7 +36,6 @@ TESTED_WITH = {
     "losses/masked.py": "losses/test_losses.py",
     "losses/reconstruction.py": "losses/test_losses.py",
     "losses/structure.py": "losses/test_losses.py",
-    "networks/decoders.py": "networks/test_masked_autoencoder.py",
     "networks/presets.py": "networks/test_masked_autoencoder.py",
     "optimizers/checks.py": "optimizers/test_conductor_messages.py",
 }

@@ -3,8 +3,9 @@ import itertools
 import pytest
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, compute_mask
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bertswin_ext.networks.encoder import SwinBlock, SwinEncoder, plan_windows
+from bertswin_ext.networks.encoder import SwinBlock, SwinEncoder, WindowAttention, plan_windows
 
 CASES = [
     ((4, 4, 4), (2, 2, 2)),
@@ -92,3 +93,90 @@ def test_no_subnormal_weights_where_windows_are_blocked():
     x = torch.randn(1, 4, 4, 4, 12, requires_grad=True)
     encoder(x).sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("window", [(2, 2, 2), (3, 3, 3), (2, 3, 1)])
+def test_every_pair_of_a_window_finds_its_entry_of_the_bias_table(window):
+    attention = WindowAttention(4, 2, window)
+    spans = [2 * size - 1 for size in window]
+    table = attention.relative_position_bias_table.detach().view(*spans, 2)
+    positions = list(itertools.product(*(range(size) for size in window)))
+    bias = attention.position_bias()
+    assert bias.shape == (2, len(positions), len(positions))
+    for (row, query), (column, key) in itertools.product(enumerate(positions), enumerate(positions)):
+        offset = tuple(q - k + size - 1 for q, k, size in zip(query, key, window, strict=True))
+        assert torch.equal(bias[:, row, column], table[offset])
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_rows_of_the_bias_are_aligned_and_no_window_has_its_own(shifted, monkeypatch):
+    seen = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, k, v, attn_mask: seen.append(attn_mask) or attend(q, k, v, attn_mask=attn_mask),
+    )
+    SwinBlock(8, 2, (3, 3, 3), shifted)(torch.randn(2, 6, 6, 6, 8), plan_windows((6, 6, 6), (3, 3, 3)))
+    assert seen[0].shape == (16 if shifted else 1, 2, 27, 27)
+    assert [step % 8 for step in seen[0].stride()] == [0, 0, 0, 1]
+
+
+def test_inference_on_a_cpu_takes_the_fused_kernel():
+    encoder = SwinEncoder((6, 6, 6), 32, 2, 2, (3, 3, 3)).eval()
+    x = torch.randn(1, 6, 6, 6, 32)
+    with torch.inference_mode():
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            fused = encoder(x)
+        with sdpa_kernel(SDPBackend.MATH):
+            torch.testing.assert_close(encoder(x), fused)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: which kernel runs is its own matter")
+@pytest.mark.parametrize("window", [3, 7])
+def test_training_on_a_gpu_takes_a_fused_kernel(window):
+    encoder = SwinEncoder((14, 14, 14), 64, 2, 2, (window,) * 3).cuda()
+    x = torch.randn(2, 14, 14, 14, 64, device="cuda", requires_grad=True)
+    fused = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
+    # raises where only the math path would take the call
+    with torch.autocast("cuda", dtype=torch.bfloat16), sdpa_kernel(fused):
+        encoder(x).float().square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+def three_gradients(encoder, x):
+    output = encoder(x)
+    losses = [output.mean(), output.square().mean(), output.abs().sum()]
+    return [
+        torch.autograd.grad(loss, [x, *encoder.parameters()], retain_graph=loss is not losses[-1]) for loss in losses
+    ]
+
+
+def test_checkpointed_blocks_give_the_same_gradients_for_less_memory():
+    torch.manual_seed(0)
+    encoder = SwinEncoder((4, 4, 4), 12, 3, 2, (2, 2, 2))
+    x = torch.randn(2, 4, 4, 4, 12, requires_grad=True)
+    kept, found = {}, {}
+    for checkpointing in (False, True):
+        encoder.activation_checkpointing = checkpointing
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            encoder(x)
+        kept[checkpointing], found[checkpointing] = sum(sizes), three_gradients(encoder, x)
+    assert kept[True] < kept[False] / 3
+    for plain, again in zip(found[False], found[True], strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
+
+
+def test_nothing_is_checkpointed_outside_of_training(monkeypatch):
+    calls = []
+    monkeypatch.setattr("bertswin_ext.networks.encoder.checkpoint", lambda *_, **__: calls.append(1))
+    encoder = SwinEncoder((2, 2, 2), 12, 1, 2, (2, 2, 2), activation_checkpointing=True)
+    x = torch.randn(1, 2, 2, 2, 12)
+    with torch.no_grad():
+        encoder(x)
+    encoder.eval()(x)
+    assert not calls
+    encoder.train()(x)
+    assert calls == [1]

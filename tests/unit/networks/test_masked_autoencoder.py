@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from bertswin_ext.networks import BertsWinMAE, bertswin_base, bertswin_tiny
 from tests.unit.networks.test_encoder import reachable
@@ -134,6 +135,33 @@ def test_compiled_equals_eager(with_valid):
     eager, fast = network(x, valid=valid, noise=noise), compiled(x, valid=valid, noise=noise)
     assert torch.equal(eager["masked"], fast["masked"])
     torch.testing.assert_close(eager["reconstruction"], fast["reconstruction"])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_one_graph_serves_all_batches(checkpointing):
+    network, counter = small(activation_checkpointing=checkpointing), CompileCounter()
+    compiled = torch.compile(network, backend=counter, fullgraph=True)
+    for share in (1.0, 0.5, 0.1):
+        valid = torch.rand(2, 64) < share
+        compiled(torch.randn(2, 1, 32, 32, 32), valid=valid)["reconstruction"].mean().backward()
+    assert counter.frame_count == 1
+
+
+def test_activation_checkpointing_is_no_part_of_the_architecture():
+    plain, network = small(), small(activation_checkpointing=True)
+    assert network.encoder.activation_checkpointing
+    assert not plain.encoder.activation_checkpointing
+    assert network.arguments == plain.arguments
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    x, noise = torch.randn(1, 1, 32, 32, 32), torch.rand(1, 64)
+    gradients = []
+    for one in (plain, network):
+        volume = one(x, noise=noise)["reconstruction"]
+        parameters = list(one.parameters())
+        terms = (volume.mean(), volume.square().mean(), volume.abs().mean())
+        gradients.append([torch.autograd.grad(term, parameters, retain_graph=True) for term in terms])
+    for mine, theirs in zip(*gradients, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
 
 
 def test_export():

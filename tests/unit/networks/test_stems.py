@@ -49,6 +49,20 @@ def test_overlapping_stem_sees_its_neighbours():
     assert len(skips) == 3
 
 
+@pytest.mark.parametrize("patch_size", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["overlapping", "non_overlapping"])
+def test_single_patches_equal_the_convolutions(kind, patch_size):
+    torch.manual_seed(0)
+    stem = PatchStem(2, 12, patch_size, stem_channels=4, kind=kind).double()
+    patches = torch.randn(5, 2, patch_size, patch_size, patch_size, dtype=torch.float64)
+    tokens, convolved = stem.embed_patches(patches), stem(patches)[0].flatten(1)
+    torch.testing.assert_close(tokens, convolved)
+    weights = torch.randn_like(tokens)
+    ours, theirs = (torch.autograd.grad((out * weights).sum(), list(stem.parameters())) for out in (tokens, convolved))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
