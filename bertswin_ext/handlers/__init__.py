@@ -7,6 +7,7 @@ from bertswin_ext.handlers.curves import CurvesHandler
 from bertswin_ext.handlers.joint_features import JointFeaturesHandler
 from bertswin_ext.handlers.joint_reconstructions import JointReconstructionsHandler
 from bertswin_ext.handlers.optimization import LossTermsHandler, OptimizerStepHandler
+from bertswin_ext.handlers.profile import ProfileHandler
 from bertswin_ext.handlers.progress import ProgressHandler
 from bertswin_ext.handlers.reconstruction_image import ReconstructionImageHandler
 from bertswin_ext.handlers.resume import ResumeHandler
@@ -15,6 +16,8 @@ from bertswin_ext.handlers.scan_output import ScanOutputHandler
 from bertswin_ext.handlers.segmentation_image import SegmentationImageHandler
 from bertswin_ext.handlers.segmentation_metric import SegmentationMetric
 from bertswin_ext.handlers.segmentation_report import SegmentationReportHandler
+from bertswin_ext.handlers.sharded_state import ShardedState
+from bertswin_ext.handlers.sharded_validation import ShardedValidationHandler
 from bertswin_ext.handlers.stem_report import StemReportHandler
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "LossTermsHandler",
     "OptimizerStepHandler",
     "PatienceHandler",
+    "ProfileHandler",
     "ProgressHandler",
     "ReconstructionImageHandler",
     "ResumeHandler",
@@ -35,5 +39,7 @@ __all__ = [
     "SegmentationImageHandler",
     "SegmentationMetric",
     "SegmentationReportHandler",
+    "ShardedState",
+    "ShardedValidationHandler",
     "StemReportHandler",
 ]

@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from bertswin_ext.handlers.engine_values import check_optimizer, learning_rate, scalar_outputs
+from bertswin_ext.handlers.waiting import WaitingTime, percent
 
 __all__ = ["ProgressHandler"]
 
@@ -45,18 +46,21 @@ class ProgressHandler:
 
     On a terminal there is one bar per epoch; elsewhere (a file, a batch system) a log line every ``log_interval``
     iterations. Both get one line at each end of an epoch. After the first iterations the time per epoch is estimated
-    and logged once, so that nobody waits a day to learn that a run takes a year. Only rank 0 speaks. List it *before*
-    the validation handler, so that the bar of the epoch is closed when validation starts.
+    and logged once, so that nobody waits a day to learn that a run takes a year. The line of an epoch also says how
+    much of its time went into waiting for data; the first time that this is too much, a warning says what to do. Only
+    rank 0 speaks. List it *before* the validation handler, so that the bar of the epoch is closed when validation
+    starts.
 
     Args:
         optimizer: the optimizer whose learning rate is shown.
         name: name of the logger, by default the one of the engine.
         log_interval: iterations between two log lines when there is no terminal.
         hint: advice that is logged as a warning right after the first estimate, for example what to do without a GPU.
+        waiting_limit: share of an epoch's time, waiting for data, above which there is a warning; 1 switches it off.
 
     Raises:
         TypeError: When ``optimizer`` is not an optimizer.
-        ValueError: When ``log_interval`` is smaller than 1.
+        ValueError: When ``log_interval`` is smaller than 1, or ``waiting_limit`` is no share.
 
     Example:
         >>> from bertswin_ext.handlers.progress import ProgressHandler
@@ -70,18 +74,26 @@ class ProgressHandler:
         name: str | None = None,
         log_interval: int = 50,
         hint: str | None = None,
+        waiting_limit: float = 0.2,
     ) -> None:
         if log_interval < 1:
             raise ValueError(
                 f"`log_interval` must be at least 1 iteration, got {log_interval}. Use 1 to log every iteration."
             )
+        if not 0 < waiting_limit <= 1:
+            raise ValueError(
+                f"`waiting_limit` must be a share in (0, 1], got {waiting_limit}. 0.2 warns from 20 % on, 1 never."
+            )
         self.optimizer = check_optimizer(optimizer)
         self.log_interval = log_interval
         self.hint = hint
+        self.waiting_limit = waiting_limit
         self.logger = logging.getLogger(name)
         self._name = name
         self._pace = _Pace()
+        self._waiting = WaitingTime()
         self._estimated = False
+        self._warned = False
         self._loss_sum: float | torch.Tensor = 0.0
         self._loss_count = 0
         self._epoch_start = 0.0
@@ -96,6 +108,7 @@ class ProgressHandler:
         """
         if self._name is None:
             self.logger = engine.logger
+        self._waiting.attach(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -137,7 +150,25 @@ class ProgressHandler:
         self.logger.info(
             f"epoch {_of(engine.state.epoch, engine.state.max_epochs)} completed in "
             f"{format_duration(time.monotonic() - self._epoch_start)}, mean {self._numbers(mean)}, "
-            f"run ends in {format_duration(self._run_seconds(engine))}"
+            f"{self._waiting_text()}run ends in {format_duration(self._run_seconds(engine))}"
+        )
+        self._warn_of_waiting(engine)
+
+    def _waiting_text(self) -> str:
+        """Say how much of the epoch went into waiting, where that is known."""
+        share = self._waiting.last_epoch
+        return "" if share is None else f"waiting for data {percent(share)}, "
+
+    def _warn_of_waiting(self, engine: Engine) -> None:
+        """Say once what to do about too much waiting."""
+        share = self._waiting.last_epoch
+        if self._warned or share is None or share <= self.waiting_limit:
+            return
+        self._warned = True
+        self.logger.warning(
+            f"epoch {engine.state.epoch} waited for data for {percent(share)} of its time, more than "
+            f"{percent(self.waiting_limit)}, and the device had nothing new to do meanwhile. "
+            f"{_waiting_remedy(engine)} Where the time goes: --profile true, docs/how-to/profile.md"
         )
 
     def _log_estimate(self, engine: Engine) -> None:
@@ -261,6 +292,16 @@ def _position(engine: Engine) -> tuple[int, int | None]:
     length = cast("int | None", engine.state.epoch_length)
     iteration = int(engine.state.iteration)
     return (iteration if length is None else (iteration - 1) % length + 1), length
+
+
+def _waiting_remedy(engine: Engine) -> str:
+    """Say how batches come sooner."""
+    workers = getattr(engine.state.dataloader, "num_workers", None)
+    now = "" if workers is None else f" (now {workers})"
+    return (
+        f"Let more processes load, `num_workers`{now}, up to the number of cores; keep more volumes in memory, "
+        "`cache_rate`; and train on a store that `python -m bertswin_ext prepare` has written."
+    )
 
 
 def _remaining_iterations(engine: Engine) -> int | None:

@@ -23,6 +23,7 @@ from ignite.engine import Engine, Events
 from bertswin_ext.files import written_whole
 from bertswin_ext.handlers.engine_values import scalar_metrics, scalar_outputs
 from bertswin_ext.handlers.progress import format_duration
+from bertswin_ext.handlers.waiting import WaitingTime
 from bertswin_ext.versions import versions_of
 
 __all__ = ["RunReportHandler"]
@@ -33,6 +34,7 @@ _CARRIED: dict[str, type | tuple[type, ...]] = {
     "started_utc": str,
     "finished_utc": str,
     "wall_seconds": (int, float),
+    "waiting_share": (int, float),
     "last_loss": (int, float),
     "metrics": dict,
     "validation_metrics": dict,
@@ -79,9 +81,10 @@ class RunReportHandler:
     """Write ``path`` when a run starts, after every epoch, and when it is completed or has failed.
 
     The report holds what is needed to say later what was run: versions, device, configuration with its hash, data
-    counts with the hash of the datalist, seeds, times, last and best metrics, and where the other files are. The
-    status is ``running``, ``completed`` or ``failed`` (with the error). It holds no host or user name of its own.
-    When the run is completed the handler logs where the files are. Only rank 0 writes.
+    counts with the hash of the datalist, seeds, times, the share of its epochs in which the run waited for data (of
+    this session's, once it has one), last and best metrics, and where the other files are. The status is ``running``,
+    ``completed`` or ``failed`` (with the error). It holds no host or user name of its own. When the run is completed
+    the handler logs where the files are. Only rank 0 writes.
 
     A run that is continued keeps what its report said: when it was started, the seconds it has taken so far, and its
     last loss and metrics until there are newer ones. A report that cannot be read is replaced, with a warning.
@@ -136,6 +139,7 @@ class RunReportHandler:
         self._times: dict[str, Any] = {}
         self._earlier: dict[str, Any] = {}
         self._resumed_at: int | None = None
+        self._waiting = WaitingTime()
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with the engine.
@@ -145,6 +149,7 @@ class RunReportHandler:
         """
         if self._name is None:
             self.logger = engine.logger
+        self._waiting.attach(engine)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
         engine.add_event_handler(Events.EXCEPTION_RAISED, _reraise)
         engine.add_event_handler(Events.STARTED, self._started)
@@ -214,8 +219,9 @@ class RunReportHandler:
 
     def _describe_progress(self, engine: Engine) -> dict[str, Any]:
         """Return where the run is and its numbers."""
-        state, loss = engine.state, scalar_outputs(engine).get("loss")
+        state, loss, waiting = engine.state, scalar_outputs(engine).get("loss"), self._waiting.session
         found = {
+            "waiting_share": None if waiting is None else round(waiting, 4),
             "last_loss": None if loss is None else float(loss),
             "metrics": scalar_metrics(engine),
             "validation_metrics": None if self.evaluator is None else scalar_metrics(self.evaluator),

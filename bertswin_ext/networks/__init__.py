@@ -14,6 +14,7 @@ from bertswin_ext.networks.presets import (
 from bertswin_ext.networks.pretrained import load_pretrained
 from bertswin_ext.networks.record import AdaptationRecord, read_record, save_network
 from bertswin_ext.networks.segmenter import BertsWinSegmenter
+from bertswin_ext.networks.sharding import copy_weights, free_parameters, gather_parameters, shard_network
 from bertswin_ext.networks.stem_tuning import StemTuner
 from bertswin_ext.networks.vit_mae import ViTMAE
 from bertswin_ext.networks.vit_segmenter import ViTSegmenter
@@ -43,6 +44,9 @@ __all__ = [
     "bertswin_segmenter_tiny",
     "bertswin_tiny",
     "convert_upstream_state_dict",
+    "copy_weights",
+    "free_parameters",
+    "gather_parameters",
     "load_encoder",
     "load_lora",
     "load_pretrained",
@@ -53,4 +57,5 @@ __all__ = [
     "read_record",
     "save_encoder",
     "save_network",
+    "shard_network",
 ]

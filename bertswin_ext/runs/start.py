@@ -33,6 +33,7 @@ _WRITTEN = (
     "reconstructions",
     "segmentations",
     "tensorboard",
+    "profile",
     "metrics.csv",
     "model.pt",
     "encoder.pt",

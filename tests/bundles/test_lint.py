@@ -21,6 +21,7 @@ PROGRAMS = {
             "evaluate",
             "export_encoder",
             "multi_gpu_train",
+            "sharded",
             "tune_stem",
         ]
     },
@@ -54,6 +55,7 @@ OWN_KNOBS = {
         "tune_accumulation",
         "stop_at_target",
     },
+    "sharded": {"reshard_after_forward", "param_dtype"},
     "export": {"formats", "atol"},
     "tensorrt": {"precision"},
 }

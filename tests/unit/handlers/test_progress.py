@@ -68,6 +68,67 @@ def test_estimate_of_a_run_shorter_than_the_warm_up(log):
     assert sum("first estimate" in line for line in run(log, length=1, epochs=2)) == 1
 
 
+class SlowLoader:
+    """Batches that take their time, on a clock of its own."""
+
+    num_workers = 3
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.now = 0.0
+
+    def __iter__(self):
+        for batch in range(10):
+            self.now += self.seconds
+            yield batch
+
+
+def run_slow(log, monkeypatch, seconds, loader=None, **kwargs):
+    """Two epochs of five iterations, each of which takes a second besides the loading."""
+    loader = SlowLoader(seconds) if loader is None else loader
+    monkeypatch.setattr("bertswin_ext.handlers.waiting.time.monotonic", lambda: loader.now)
+
+    def step(engine, batch):
+        loader.now += 1
+        return {"loss": torch.tensor(0.0)}
+
+    trainer = Engine(step)
+    ProgressHandler(make_optimizer(), name="progress_test", log_interval=100, **kwargs).attach(trainer)
+    trainer.run(loader, max_epochs=2, epoch_length=5)
+    return [(record.levelname, record.getMessage()) for record in log()]
+
+
+def test_line_of_an_epoch_says_how_much_of_it_was_waiting(log, monkeypatch):
+    lines = [text for _, text in run_slow(log, monkeypatch, 0.25) if "completed" in text]
+    assert [re.search(r"it, (waiting for data .*?), run ends in", line).group(1) for line in lines] == [
+        "waiting for data 20 %",
+        "waiting for data 20 %",
+    ]
+
+
+def test_too_much_waiting_is_said_once_with_what_to_do(log, monkeypatch):
+    warnings = [text for level, text in run_slow(log, monkeypatch, 3.0) if level == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("epoch 1 waited for data for 75 % of its time, more than 20 %, ")
+    assert "`num_workers` (now 3)" in warnings[0]
+    assert "`cache_rate`" in warnings[0]
+    assert "docs/how-to/profile.md" in warnings[0]
+
+
+@pytest.mark.parametrize(("limit", "count"), [(0.74, 1), (0.76, 0), (1, 0)])
+def test_how_much_waiting_is_too_much(log, monkeypatch, limit, count):
+    lines = run_slow(log, monkeypatch, 3.0, waiting_limit=limit)
+    assert [level for level, _ in lines].count("WARNING") == count
+
+
+def test_loader_that_does_not_say_its_workers(log, monkeypatch):
+    class Plain(SlowLoader):
+        num_workers = property()
+
+    (warning,) = [text for level, text in run_slow(log, monkeypatch, 3, Plain(3.0)) if level == "WARNING"]
+    assert "`num_workers`, up to the number of cores" in warning
+
+
 def test_resume_in_mid_epoch(log):
     state = {"iteration": 8, "max_epochs": 2, "epoch_length": 6}
     lines = [line for line in run(log, log_interval=1, state=state) if "estimate" not in line]
@@ -154,3 +215,6 @@ def test_bad_arguments():
         ProgressHandler(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"`log_interval` must be at least 1 iteration, got 0. Use 1"):
         ProgressHandler(make_optimizer(), log_interval=0)
+    for limit in (0, -0.1, 1.1):
+        with pytest.raises(ValueError, match=rf"`waiting_limit` must be a share in \(0, 1\], got {limit}. 0.2 warns"):
+            ProgressHandler(make_optimizer(), waiting_limit=limit)

@@ -68,6 +68,28 @@ def test_content_of_a_completed_run(tmp_path, caplog):
     ]
 
 
+def test_share_of_waiting_for_data(tmp_path, monkeypatch):
+    """Of all epochs of the session so far, validation left out."""
+    path, now, seen = tmp_path / "r.json", [0.0], []
+    monkeypatch.setattr("bertswin_ext.handlers.waiting.time.monotonic", lambda: now[0])
+
+    def pass_by(seconds):
+        now[0] += seconds
+
+    def load():
+        for seconds in (50, 1, 1, 3, 3, 3):
+            pass_by(seconds)
+            yield seconds
+
+    trainer, evaluator = Engine(lambda engine, batch: pass_by(1)), Engine(lambda engine, batch: pass_by(1000))
+    RunReportHandler(path, evaluator=evaluator).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(read(path)["waiting_share"]))
+    trainer.run(load(), max_epochs=2, epoch_length=3)
+    assert seen == [0.5, round(11 / 16, 4)]
+    assert read(path)["waiting_share"] == round(11 / 16, 4)
+
+
 def test_status_while_running(tmp_path):
     path, seen = tmp_path / "out" / "run_report.json", []
     trainer = make_trainer()
@@ -93,6 +115,7 @@ EARLIER = {
     "started_utc": "2026-01-31T12:00:00Z",
     "finished_utc": "2026-01-31T13:00:00Z",
     "wall_seconds": 3600.5,
+    "waiting_share": 0.125,
     "last_loss": 0.75,
     "metrics": {"loss": 0.75},
     "validation_metrics": {"val_loss": 0.5},
