@@ -24,7 +24,11 @@ def _check_flags(arguments: Sequence[str]) -> None:
     command, rest = arguments[0].replace("-", "_"), arguments[1:]
     if command not in COMMANDS:
         return
-    known = list(inspect.signature(COMMANDS[command]).parameters)
+    parameters = inspect.signature(COMMANDS[command]).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        # it takes a configuration's entries, which it knows better
+        return
+    known = list(parameters)
     for argument in rest:
         if argument == "--":
             return

@@ -2,6 +2,7 @@
 
 from bertswin_ext.commands.check import check
 from bertswin_ext.commands.download import download
+from bertswin_ext.commands.estimate import estimate
 from bertswin_ext.commands.hdf5 import export_hdf5, import_hdf5
 from bertswin_ext.commands.import_weights import import_weights
 from bertswin_ext.commands.pack import pack
@@ -14,6 +15,7 @@ from bertswin_ext.commands.synthesize import synthesize
 __all__ = [
     "check",
     "download",
+    "estimate",
     "export_hdf5",
     "import_hdf5",
     "import_weights",
