@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from monai.networks.nets import MaskedAutoEncoderViT
 from monai.utils import ensure_tuple_rep
+from torch import nn
 
 from bertswin_ext.networks.masking import choose_visible
 
@@ -42,6 +43,10 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         self.grid_size = tuple(size // patch_size for size in sizes)
         self._noise: torch.Tensor | None = None
         self._num_maskable = 0
+        # a number of numpy's, which torch.compile takes for a tensor and stops at
+        self.patch_embedding.n_patches = int(self.patch_embedding.n_patches)
+        # under autocast MONAI would write half precision tokens between float32 ones, which torch refuses
+        self.decoder_embed.register_forward_hook(_as_weights)
 
     def forward(
         self, x: torch.Tensor, valid: torch.Tensor | None = None, noise: torch.Tensor | None = None
@@ -84,3 +89,8 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         masked = torch.ones(x.shape[:2], dtype=torch.int, device=x.device)
         masked[rows, columns] = 0
         return x[rows, columns], columns, masked
+
+
+def _as_weights(layer: nn.Module, _: object, tokens: torch.Tensor) -> torch.Tensor:
+    """What a layer put out, in the type of its weights."""
+    return tokens.to(next(layer.parameters()).dtype)

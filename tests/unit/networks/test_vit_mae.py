@@ -57,3 +57,14 @@ def test_the_ratio_is_that_of_the_valid_tokens_of_the_sample_that_has_fewest():
     assert masked[~valid].all()
     few = torch.arange(64) < torch.tensor([[2], [64]])
     assert (~network(x, valid=few, noise=noise)["masked"]).sum(dim=1).tolist() == [1, 1]
+
+
+def test_mixed_precision():
+    network, x, noise = small(), torch.randn(1, 1, 32, 32, 32), torch.rand(1, 64)
+    exact = network(x, noise=noise)["reconstruction"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = network(x, noise=noise)["reconstruction"]
+    assert mixed.isfinite().all()
+    assert (mixed.float() - exact).norm() < 0.05 * exact.norm()
+    mixed.float().square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.decoder_embed.parameters())
