@@ -57,7 +57,7 @@ def estimate(
     check_numbers(whole=True, cards=cards, scans=scans)
     check_numbers(mfu=mfu, tflops=tflops, memory_gb=memory_gb, link_gb_s=link_gb_s)
     on_gpu = card.lower() != "cpu"
-    if on_gpu and card not in GPUS:
+    if on_gpu and card not in GPUS and tflops is None:
         raise ValueError(f"`--card` must be one of {', '.join(GPUS)} or cpu, got {card!r}. Or use --tflops.")
     if not on_gpu and tflops is None:
         raise ValueError("`--tflops` must be given for a CPU: 0.09 is a core with AVX-512 in float32.")
@@ -71,7 +71,7 @@ def estimate(
     if tflops is None and not plan.mixed:
         raise ValueError("`--tflops` must be given for a run with amp False: the data sheets' peaks are of bfloat16.")
     has = Cards(GPUS[card].tflops if tflops is None else tflops, mfu, cards, link_gb_s)
-    room = GPUS[card].memory_gb if memory_gb is None and on_gpu else memory_gb
+    room = GPUS[card].memory_gb if memory_gb is None and card in GPUS else memory_gb
     return "\n".join([_flops(plan), _memory(plan, room, cards), *_time(plan, has, card), *_views(plan, cards, scans)])
 
 
@@ -107,11 +107,9 @@ def _time(plan: RunPlan, cards: Cards, card: str) -> list[str]:
     """How long it takes."""
     step, run = plan.step_seconds(cards), plan.run_seconds(cards)
     message = step - plan.step_seconds(cards._replace(num_cards=1))
-    exchange = (
-        f" + {message:.3g} s for {_bytes(plan.message_bytes)} between {cards.num_cards} cards, at most"
-        if message
-        else ""
-    )
+    exchange = f" + {message:.3g} s for {_bytes(plan.message_bytes)} between {cards.num_cards} cards" if message else ""
+    # whole rows are sent while others are computed
+    exchange += ", at most" if message and not plan.sharded else ""
     lines = [
         f"time of a step: {_flop(plan.step_flops)} / ({cards.tflops:g} TFLOP/s x {cards.mfu:g}) = "
         f"{step - message:.3g} s{exchange}",

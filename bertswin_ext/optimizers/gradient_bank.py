@@ -37,7 +37,7 @@ class GradientBank:
 
     Raises:
         ValueError: there is no parameter, or they are on several devices.
-        TypeError: ``dtype`` or ``previous_dtype`` is not a floating type.
+        TypeError: ``dtype`` or ``previous_dtype`` is not a floating type, or is float16, which overflows.
     """
 
     def __init__(
@@ -366,5 +366,10 @@ def _checked_dtype(dtype: object, name: str = "dtype") -> torch.dtype:
         raise TypeError(
             f"`{name}` must be a floating type such as torch.float32 or torch.bfloat16, got {dtype!r}. In a "
             "configuration: '$torch.bfloat16'."
+        )
+    if dtype == torch.float16:
+        raise TypeError(
+            f"`{name}` must not be torch.float16, whose largest number is 65504: gradients are added up, with their "
+            "loss scale, and overflow. Use torch.bfloat16, of the same size."
         )
     return dtype

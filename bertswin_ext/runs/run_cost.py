@@ -96,13 +96,15 @@ class RunPlan(NamedTuple):
 
     @property
     def message_bytes(self) -> int:
-        """What the processes average in an optimizer step: a gradient of every loss."""
+        """What the processes send in an optimizer step: a gradient of every loss; sharded, of every backward pass."""
+        if self.sharded:
+            return self.accumulation_steps * self.backward_passes * self.network.parameters * _SINGLE
         return self.num_losses * self.network.parameters * self.row_bytes
 
     def step_seconds(self, cards: Cards) -> float:
-        """An optimizer step at most: products, then the message, which goes round a ring."""
+        """An optimizer step: products, then the message, which goes round a ring twice; sharded, once."""
         products = self.step_flops / (cards.tflops * 1e12 * cards.mfu)
-        rounds = 2 * (cards.num_cards - 1) / cards.num_cards
+        rounds = (1 if self.sharded else 2) * (cards.num_cards - 1) / cards.num_cards
         return products + rounds * self.message_bytes / (cards.link_gb_s * 1e9)
 
     def run_seconds(self, cards: Cards) -> float:

@@ -30,7 +30,7 @@ class MachineFacts:
         name: of the device.
         device_type: ``cpu``, ``cuda``, ...
         threads: of torch in this process.
-        cores: of the machine, as the system counts them.
+        cores: that the process may use.
         ranks: processes that train together.
         versions: of packages by name.
         network: its class.
@@ -114,7 +114,7 @@ def machine_facts(engine: Any) -> MachineFacts:
         name=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         device_type=device.type,
         threads=torch.get_num_threads(),
-        cores=os.cpu_count() or 1,
+        cores=_cores(),
         ranks=idist.get_world_size(),
         versions=versions_of("bertswin_ext", "monai", "torch"),
         network=type(network).__name__,
@@ -144,6 +144,11 @@ def peak_bytes(device: torch.device) -> dict[str, int]:
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak["of the process, with the volumes that it keeps"] = resident * (1 if sys.platform == "darwin" else 1024)
     return peak
+
+
+def _cores() -> int:
+    """Cores that this process may use, which in a job of a cluster are not all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -38,7 +38,7 @@ class IterationParts:
 
     An iteration runs from asking for its batch to the last handler of its end: what happens between epochs, validation
     above all, belongs to none. The batch is prepared from the call of the trainer's ``prepare_batch`` on, which is
-    wrapped for the time of the run.
+    wrapped from the first run on.
 
     Args:
         listener: called with a key of ``PARTS`` when that part begins, with None when an iteration is over.

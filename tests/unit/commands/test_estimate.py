@@ -51,6 +51,14 @@ def test_a_cpu_and_an_override():
     assert "assumption" not in text
 
 
+def test_a_card_that_is_not_in_the_list():
+    text = typed("--config_file", TRAIN, "--card", "B200", "--tflops", "2250")
+    assert "fit" not in line(text, "memory of a card")
+    assert "on 1 x B200" in line(text, "the run")
+    text = typed("--config_file", TRAIN, "--card", "B200", "--tflops", "2250", "--memory_gb", "192")
+    assert "fits into 192 GB" in line(text, "memory of a card")
+
+
 def test_too_large_a_batch():
     text = typed("--config_file", TRAIN, "--card", "RTX 3090", "--batch_size", "100")
     assert re.search(r"does not fit into 24 GB, which has room for batch_size \d\d?$", line(text, "memory of a card"))

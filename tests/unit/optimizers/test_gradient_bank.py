@@ -424,6 +424,9 @@ def test_rows_of_one_type_and_previous_ones_of_a_wider():
 
 
 def test_previous_rows_that_cannot_hold_gradients():
+    for name in ("dtype", "previous_dtype"):
+        with pytest.raises(TypeError, match=rf"`{name}` must not be torch\.float16, .* Use torch\.bfloat16"):
+            bank_of(Branches(), **{name: torch.float16})
     with pytest.raises(TypeError, match=r"`previous_dtype` must be a floating type .* got torch\.int64"):
         bank_of(Branches(), previous_dtype=torch.int64)
 

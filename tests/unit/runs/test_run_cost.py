@@ -51,6 +51,13 @@ def test_seconds_of_the_message(plan):
     assert added == pytest.approx(1.5 * 3 * 4 * plan.network.parameters / 10e9)
 
 
+def test_sharded_gradients_are_sent_in_every_backward_pass(plan):
+    """Round a ring of 4, a card sends 3 quarters of what is scattered."""
+    sharded, alone = plan._replace(sharded=True, accumulation_steps=5), Cards(tflops=2.0, mfu=0.5, link_gb_s=10.0)
+    added = sharded.step_seconds(alone._replace(num_cards=4)) - sharded.step_seconds(alone)
+    assert added == pytest.approx(0.75 * 5 * 3 * 4 * plan.network.parameters / 10e9)
+
+
 @pytest.mark.parametrize(("num_losses", "dtype", "row_bytes"), [(1, None, 4), (3, None, 4), (2, torch.bfloat16, 2)])
 def test_memory_of_what_belongs_to_parameters(plan, network, num_losses, dtype, row_bytes):
     """As the conductor and the optimizer really allocate it, but for alignment."""

@@ -46,7 +46,7 @@ def test_machine_and_trainer():
     facts = machine_facts(run())
     assert facts.device_type == "cpu"
     assert facts.name
-    assert (facts.threads, facts.cores, facts.ranks) == (torch.get_num_threads(), os.cpu_count(), 1)
+    assert (facts.threads, facts.cores, facts.ranks) == (torch.get_num_threads(), len(os.sched_getaffinity(0)), 1)
     assert (facts.network, facts.num_parameters) == ("Linear", 9)
     assert (facts.num_workers, facts.cached_share) == (0, 0.5)
     assert {"torch", "monai", "bertswin_ext", "python"} == set(facts.versions)
