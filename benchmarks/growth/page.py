@@ -256,7 +256,7 @@ def ranks_section(costs: Costs, _: float) -> str:
         rows.append([name, spread(speeds, "{:.1f}"), efficiency])
     text = (
         "The bundle's demo through torchrun and multi_gpu_train.json, one thread for each process, seconds of the "
-        "clock between two lines of the log: data, losses, conductor and its one `all_reduce` included. Processes "
+        "clock between two lines of the log: data, losses, conductor and its messages included. Processes "
         f"that are {APART} are two runs at a time that do not know of each other: what they lose, the machine loses. "
         "Efficiency is samples a second over those of as many processes as fast as one alone."
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["LionLARS"]
+__all__ = ["LionLARS", "Norms"]
+
+Norms = Sequence[torch.Tensor]
+"""A scalar for every tensor."""
 
 _AT_ONCE = {"cpu": 2**17}  # numbers whose signs are held at once: on a CPU few enough for its cache
 _MANY_AT_ONCE = 2**24
@@ -86,7 +89,7 @@ class LionLARS(torch.optim.Optimizer):
     def _step_group(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
         """Move some parameters, all at once."""
         lr, decay = float(group["lr"]), group["momentum"]
-        gradients = [_dense(parameter) for parameter in parameters]
+        gradients = [self._held(_dense(parameter)) for parameter in parameters]
         momenta, corrections = [], []
         for parameter in parameters:
             state = self.state[parameter]
@@ -94,25 +97,32 @@ class LionLARS(torch.optim.Optimizer):
                 state["step"] = 0
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             state["step"] += 1
-            momenta.append(state["momentum_buffer"])
+            momenta.append(self._held(state["momentum_buffer"]))
             corrections.append(1 - decay ** state["step"])
         torch._foreach_lerp_(momenta, gradients, 1 - decay)
-        steps = _trust_ratios(parameters, momenta, corrections, group["trust_clip"])
+        steps = _trust_ratios(*self._norms(parameters, momenta), corrections, group["trust_clip"])
         torch._foreach_mul_(steps, -lr)
+        held = [self._held(parameter) for parameter in parameters]
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        for moved, directions, sizes in _buckets(parameters, momenta, steps):
+            torch._foreach_mul_(held, 1 - lr * group["weight_decay"])
+        for moved, directions, sizes in _buckets(held, momenta, steps):
             torch._foreach_addcmul_(moved, torch._foreach_sign(directions), sizes)
 
+    def _held(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What this process has of a tensor: all of it."""
+        return tensor
 
-def _trust_ratios(
-    parameters: list[torch.Tensor], momenta: list[torch.Tensor], corrections: list[float], clip: float
-) -> list[torch.Tensor]:
+    def _norms(self, parameters: list[torch.Tensor], momenta: list[torch.Tensor]) -> tuple[Norms, Norms]:
+        """Norms of whole parameters, and of the momenta that belong to what is held of them."""
+        return torch._foreach_norm(parameters), torch._foreach_norm(momenta)
+
+
+def _trust_ratios(norms: Norms, momentum_norms: Norms, corrections: list[float], clip: float) -> list[torch.Tensor]:
     """Norm of every parameter over that of its corrected momentum, at most ``clip``; scalars on the device."""
-    norms = torch.stack(torch._foreach_norm(parameters))
-    momentum_norms = torch.stack(torch._foreach_div(torch._foreach_norm(momenta), corrections))
-    ratios = (norms / momentum_norms).clamp(max=clip)
-    return list(torch.where((norms > _NO_NORM) & (momentum_norms > _NO_NORM), ratios, 1.0).unbind())
+    whole = torch.stack(tuple(norms))
+    corrected = torch.stack(torch._foreach_div(tuple(momentum_norms), corrections))
+    ratios = (whole / corrected).clamp(max=clip)
+    return list(torch.where((whole > _NO_NORM) & (corrected > _NO_NORM), ratios, 1.0).unbind())
 
 
 def _buckets(
