@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from tensor_loops import Losses
 
+from bertswin_ext.hardware import processor_name
 from step.arms import Arm, Size
 
 # the first step makes the optimizer's state, the second touches the other half of the conductor's rows
@@ -77,14 +78,8 @@ def machine(setting: Setting) -> dict[str, str]:
             "software": f"torch {torch.__version__}{tf32}",
         }
     threads = "1 thread" if setting.threads == 1 else f"{setting.threads} threads"
-    kind = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, {threads}"
+    kind = f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}, {threads}"
     return {"device": "cpu", "machine": kind, "software": f"torch {torch.__version__}"}
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
 def random_volumes(arm: Arm, size: Size, batch: int, setting: Setting) -> torch.Tensor:

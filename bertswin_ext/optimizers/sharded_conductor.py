@@ -11,6 +11,7 @@ from torch import nn
 
 from bertswin_ext.optimizers.conductor import GradientConductor
 from bertswin_ext.optimizers.gradient_bank import GradientBank
+from bertswin_ext.optimizers.processes import first_rank
 from bertswin_ext.optimizers.resolvers import Resolver
 from bertswin_ext.optimizers.sharded_bank import Parts, ShardedBank
 
@@ -73,7 +74,7 @@ def _of_first_process(resolver: Resolver, group: dist.ProcessGroup) -> Resolver:
 
     def resolve(gramian: torch.Tensor) -> torch.Tensor:
         weights = [resolver(gramian)]
-        dist.broadcast_object_list(weights, src=dist.get_global_rank(group, 0), group=group)
+        dist.broadcast_object_list(weights, src=first_rank(group), group=group)
         return weights[0]
 
     return resolve

@@ -1,9 +1,11 @@
 """Mixed precision only where the hardware has it."""
 
+import os
+
 import pytest
 import torch
 
-from bertswin_ext.hardware import multiplies_bfloat16
+from bertswin_ext.hardware import multiplies_bfloat16, processor_name, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,15 @@ def test_a_gpu_must_do_it_without_emulation(monkeypatch, supported):
 def test_without_a_gpu_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert multiplies_bfloat16("cuda") is False
+
+
+def test_cores_are_those_of_the_job_and_not_of_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 128)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == 128
+
+
+def test_a_processor_has_a_name():
+    assert processor_name().strip()

@@ -19,6 +19,7 @@ from bertswin_ext.data.preparation.scan_report import verdict_line, write_report
 from bertswin_ext.data.preparation.scans import Scan, content_sha256, find_scans, source_files
 from bertswin_ext.data.preparation.store import STORE_VERSION, Record, Store
 from bertswin_ext.errors import listed
+from bertswin_ext.hardware import usable_cores
 from bertswin_ext.workers import in_workers
 
 __all__ = ["Prepared", "prepare"]
@@ -178,7 +179,7 @@ def _check_own(store: Store) -> None:
 def _workers(num_workers: int | None) -> int:
     """Number of processes."""
     if num_workers is None:
-        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+        return min(_MOST_WORKERS, usable_cores())
     if num_workers < 1:
         raise ValueError(f"`workers` must be at least 1, got {num_workers}. Leave it out for one for each core.")
     return num_workers

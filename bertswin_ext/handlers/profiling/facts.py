@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 from bertswin_ext.data.stream import SeededDataset
 from bertswin_ext.handlers.profiling.operator_times import OperatorTime
 from bertswin_ext.handlers.profiling.product_speed import product_speed
+from bertswin_ext.hardware import processor_name, usable_cores
 from bertswin_ext.versions import versions_of
 
 __all__ = ["MachineFacts", "ProfileFacts", "machine_facts", "peak_bytes"]
@@ -111,10 +109,10 @@ def machine_facts(engine: Any) -> MachineFacts:
     mixes = device.type == "cuda" or hasattr(engine, "conductor")
     dtype = engine.amp_kwargs.get("dtype", torch.float16) if engine.amp and mixes else torch.float32
     return MachineFacts(
-        name=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         device_type=device.type,
         threads=torch.get_num_threads(),
-        cores=_cores(),
+        cores=usable_cores(),
         ranks=idist.get_world_size(),
         versions=versions_of("bertswin_ext", "monai", "torch"),
         network=type(network).__name__,
@@ -144,19 +142,6 @@ def peak_bytes(device: torch.device) -> dict[str, int]:
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak["of the process, with the volumes that it keeps"] = resident * (1 if sys.platform == "darwin" else 1024)
     return peak
-
-
-def _cores() -> int:
-    """Cores that this process may use, which in a job of a cluster are not all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    """Name of the CPU, or of its kind."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text(encoding="utf-8", errors="replace").splitlines() if listing.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def _cached_share(dataset: Any) -> float | None:

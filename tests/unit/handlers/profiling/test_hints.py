@@ -5,25 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertswin_ext.handlers.profiling.facts import MachineFacts, ProfileFacts
+from bertswin_ext.handlers.profiling.facts import ProfileFacts
 from bertswin_ext.handlers.profiling.hints import hints
 from bertswin_ext.handlers.profiling.operator_times import OperatorTime
+from tests.unit.handlers.profiling.machine import MACHINE
 
-MACHINE = MachineFacts(
-    name="A Processor",
-    device_type="cpu",
-    threads=8,
-    cores=8,
-    ranks=1,
-    versions={},
-    network="BertsWinMAE",
-    num_parameters=1,
-    dtype=torch.float32,
-    mixes=True,
-    num_workers=0,
-    cached_share=1.0,
-    product_speeds={torch.float32: 1.0, torch.bfloat16: 1.0},
-)
+IDLE = replace(MACHINE, num_workers=0, cached_share=1.0, product_speeds={torch.float32: 1.0, torch.bfloat16: 1.0})
 PRODUCTS = [OperatorTime("aten::mm", "", 0.06, 1.0, 0.6), OperatorTime("aten::add", "", 0.04, 1.0, 0.4)]
 FAST = {torch.float32: 10.0, torch.bfloat16: 50.0}
 
@@ -32,7 +19,7 @@ def given(data=0.0, prepare=0.0, rest=0.0, forward=0.0, operators=PRODUCTS, **ma
     """An iteration of one second with these shares; what is left goes backward."""
     parts = {"data": data, "prepare": prepare, "forward": forward, "loss": 0.0, "step": 0.0, "rest": rest}
     return ProfileFacts(
-        machine=replace(MACHINE, **machine),
+        machine=replace(IDLE, **machine),
         timed=(1, 2),
         traced=(3, 4),
         iterations_per_step=1,
