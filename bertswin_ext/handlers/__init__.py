@@ -1,5 +1,6 @@
 """Handlers: what happens around the iterations of an engine."""
 
+from bertswin_ext.handlers.averaged_weights import AveragedWeightsHandler
 from bertswin_ext.handlers.best_model import BestModelHandler, PatienceHandler
 from bertswin_ext.handlers.case_table import CaseTableHandler
 from bertswin_ext.handlers.conductor_stats import ConductorStatsHandler
@@ -21,6 +22,7 @@ from bertswin_ext.handlers.sharded_validation import ShardedValidationHandler
 from bertswin_ext.handlers.stem_report import StemReportHandler
 
 __all__ = [
+    "AveragedWeightsHandler",
     "BestModelHandler",
     "CaseTableHandler",
     "ConductorStatsHandler",

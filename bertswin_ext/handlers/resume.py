@@ -177,7 +177,7 @@ class _Identity:
     """What must be the same for a run to be continued."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
-        self.facts = {name: json.dumps(to_json(value), sort_keys=True) for name, value in facts.items()}
+        self.facts = {name: json.dumps(value, sort_keys=True) for name, value in _flat(to_json(facts)).items()}
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.facts)
@@ -194,6 +194,15 @@ class _Identity:
                 f"The run differs from the checkpoint's: {'; '.join(changed)}. Resume with what it was started with, "
                 "or start a new run in another `output_dir`."
             )
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts within facts by names as those of a configuration, so that a difference is told by itself."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        inner = _flat(value) if isinstance(value, Mapping) else {}
+        flat |= {f"{name}::{key}": part for key, part in inner.items()} or {name: value}
+    return flat
 
 
 class _Position:

@@ -13,9 +13,15 @@ __all__ = ["ReconstructionLoss", "mean_over_scored", "one_sample", "scored_token
 _REDUCTIONS = ("tokens", "samples")
 
 
-def scored_tokens(masked: torch.Tensor, valid: torch.Tensor | None = None, score_invalid: bool = False) -> torch.Tensor:
-    """Tokens that a loss looks at: masked ones, inside the field of view unless ``score_invalid``. (b, n) bool."""
-    return masked if valid is None or score_invalid else masked & valid
+def scored_tokens(
+    masked: torch.Tensor, valid: torch.Tensor | None = None, score_invalid: bool = False, score_visible: bool = False
+) -> torch.Tensor:
+    """Tokens that a loss looks at: masked ones, inside the field of view unless ``score_invalid``. (b, n) bool.
+
+    With ``score_visible`` the visible ones, too.
+    """
+    scored = torch.ones_like(masked) if score_visible else masked
+    return scored if valid is None or score_invalid else scored & valid
 
 
 def shares_of_scored(scored: torch.Tensor, reduction: str, dtype: torch.dtype) -> torch.Tensor:
@@ -50,10 +56,13 @@ class ReconstructionLoss(nn.Module):
     Args:
         patch_size: edge of a token in voxels.
         loss_weights: weight of every term, in the order of ``term_names``.
-        score_invalid: also score masked tokens outside the field of view, as the reference code does.
+        score_invalid: also score tokens outside the field of view, as the reference code does.
         reduction: ``tokens`` takes the mean over all scored tokens of the batch, as the reference code does;
             ``samples`` takes it sample by sample, then over the samples. Where samples have different numbers of
             tokens, only the second does not depend on how they are put into batches, micro-batches and processes.
+        score_visible: also score the tokens that the network saw, each like a masked one, so that with a masking ratio
+            of 0.75 they count a quarter; the paper scores masked tokens only. Losses with and without it are means over
+            different tokens and not to be compared.
 
     Shape:
         - input: mapping with ``reconstruction`` (b, c, i, j, k) and ``masked`` (b, n) bool.
@@ -74,6 +83,7 @@ class ReconstructionLoss(nn.Module):
         loss_weights: tuple[float, ...] = (1.0,),
         score_invalid: bool = False,
         reduction: str = "tokens",
+        score_visible: bool = False,
     ) -> None:
         super().__init__()
         if reduction not in _REDUCTIONS:
@@ -86,6 +96,7 @@ class ReconstructionLoss(nn.Module):
         self.loss_weights = dict(zip(self.term_names, loss_weights, strict=True))
         self.score_invalid = score_invalid
         self.reduction = reduction
+        self.score_visible = score_visible
         self.last_terms: dict[str, torch.Tensor] = {}
 
     def forward(
@@ -107,7 +118,7 @@ class ReconstructionLoss(nn.Module):
                 f"The reconstruction must have the target's shape {tuple(image.shape)}, "
                 f"got {tuple(reconstruction.shape)}."
             )
-        scored = scored_tokens(input["masked"], fields.get("valid"), self.score_invalid)
+        scored = scored_tokens(input["masked"], fields.get("valid"), self.score_invalid, self.score_visible)
         self._check_tokens(scored, image)
         with torch.autocast(image.device.type, enabled=False):
             weights = self.token_weights(image, scored, fields)

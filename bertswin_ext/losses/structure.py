@@ -61,8 +61,9 @@ class SubpatchStructureLoss(ReconstructionLoss):
         eps: added to the standard deviations. The paper's 1e-8 lets the gradient of nearly constant sub-patches (air)
             grow without bound; a larger value tames it, but lets a flat prediction score better (structure 1) than a
             wrong one (2): with 0.01 of the network's unit, a small network settled on flat patches.
-        score_invalid: also score masked tokens outside the field of view, as the reference code does.
+        score_invalid: also score tokens outside the field of view, as the reference code does.
         reduction: see `ReconstructionLoss`.
+        score_visible: also score the tokens that the network saw, see `ReconstructionLoss`.
 
     Raises:
         ValueError: ``subpatch_size`` does not divide ``patch_size``.
@@ -81,8 +82,9 @@ class SubpatchStructureLoss(ReconstructionLoss):
         eps: float = 1e-8,
         score_invalid: bool = False,
         reduction: str = "tokens",
+        score_visible: bool = False,
     ) -> None:
-        super().__init__(patch_size, loss_weights, score_invalid, reduction)
+        super().__init__(patch_size, loss_weights, score_invalid, reduction, score_visible)
         if subpatch_size < 2 or patch_size % subpatch_size:
             raise ValueError(
                 f"`subpatch_size` must be at least 2 and divide patch_size {patch_size}, got {subpatch_size}."

@@ -66,8 +66,9 @@ class TissueWeightedLoss(SubpatchStructureLoss):
         loss_weights: weights of brightness, contrast and structure inside L.
         tissue_weights: weights of all, soft tissue and bone surface.
         eps: added to the standard deviations, see `SubpatchStructureLoss`.
-        score_invalid: also score masked tokens outside the field of view.
+        score_invalid: also score tokens outside the field of view.
         reduction: see `ReconstructionLoss`.
+        score_visible: also score the tokens that the network saw, in all three parts; see `ReconstructionLoss`.
 
     Shape:
         As in `ReconstructionLoss`; the target may also hold ``has_label`` (b,) bool, False where the values of
@@ -90,8 +91,9 @@ class TissueWeightedLoss(SubpatchStructureLoss):
         eps: float = 1e-8,
         score_invalid: bool = False,
         reduction: str = "tokens",
+        score_visible: bool = False,
     ) -> None:
-        super().__init__(patch_size, subpatch_size, loss_weights, eps, score_invalid, reduction)
+        super().__init__(patch_size, subpatch_size, loss_weights, eps, score_invalid, reduction, score_visible)
         if len(tissue_weights) != 3:
             raise ValueError(
                 f"`tissue_weights` must be three: all, soft tissue, bone surface, got {tuple(tissue_weights)}."
@@ -143,10 +145,11 @@ class TissueWeightedLoss(SubpatchStructureLoss):
             return
         self._warned = True
         _logger.warning(
-            "%d of %d samples of this batch have no label: they are scored by the structural loss of all masked "
-            "tokens with weight 1, not weighted by tissue %s. Said once; later batches may have other numbers.",
+            "%d of %d samples of this batch have no label: they are scored by the structural loss of all %stokens with "
+            "weight 1, not weighted by tissue %s. Said once; later batches may have other numbers.",
             int((~known).sum()),
             len(known),
+            "" if self.score_visible else "masked ",
             self.tissue_weights,
         )
 

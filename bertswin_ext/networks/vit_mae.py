@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from einops import rearrange
@@ -12,7 +12,7 @@ from monai.networks.nets import MaskedAutoEncoderViT
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
-from bertswin_ext.networks.masking import choose_visible
+from bertswin_ext.networks.masking import RatioOf, choose_visible
 
 __all__ = ["ViTMAE"]
 
@@ -27,18 +27,31 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         in_channels: channels of the volume.
         img_size: voxels per axis.
         patch_size: edge of a cubic patch in voxels.
+        ratio_of: what the masking ratio counts when ``valid`` is given. MONAI's encoder wants the same number of
+            visible tokens in every sample, so it is the ``"valid"`` tokens of the sample that has fewest, or ``"all"``
+            tokens, as in `BertsWinMAE`: both networks then see the same.
         **kwargs: everything else that MONAI's network takes.
 
     Attributes:
         arguments: all of these with MONAI's defaults, what an equal network is built with.
     """
 
-    def __init__(self, in_channels: int, img_size: int | Sequence[int], patch_size: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        img_size: int | Sequence[int],
+        patch_size: int,
+        ratio_of: RatioOf = "valid",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(in_channels, img_size, patch_size, **kwargs)
+        if ratio_of not in get_args(RatioOf):
+            raise ValueError(f"`ratio_of` must be 'valid' or 'all', got {ratio_of!r}.")
+        self.ratio_of = ratio_of
         sizes = ensure_tuple_rep(img_size, 3)
         given = inspect.signature(MaskedAutoEncoderViT).bind(in_channels, list(sizes), patch_size, **kwargs)
         given.apply_defaults()
-        self.arguments: dict[str, Any] = dict(given.arguments)
+        self.arguments: dict[str, Any] = {**given.arguments, "ratio_of": ratio_of}
         self.in_channels = in_channels
         self.grid_size = tuple(size // patch_size for size in sizes)
         self._noise: torch.Tensor | None = None
@@ -55,8 +68,7 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
 
         Args:
             x: (b, c, i, j, k).
-            valid: (b, n) bool; the tokens outside are hidden. MONAI's encoder wants the same number of visible tokens
-                in every sample, so the masking ratio applies to the valid tokens of the sample that has fewest.
+            valid: (b, n) bool; the tokens outside are hidden, as long as there are enough others, see ``ratio_of``.
             noise: (b, n); the tokens with the lowest noise stay visible. Drawn uniformly when not given.
 
         Returns:
@@ -65,7 +77,8 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         if noise is None:
             noise = torch.rand(len(x), self.patch_embedding.n_patches, device=x.device)
         self._noise = noise if valid is None else noise.masked_fill(~valid, float("inf"))
-        self._num_maskable = noise.shape[1] if valid is None else max(1, int(valid.sum(dim=1).min()))
+        counts_all = valid is None or self.ratio_of == "all"
+        self._num_maskable = noise.shape[1] if counts_all else max(1, int(valid.sum(dim=1).min()))
         patches, masked = super().forward(x)
         self._noise = None
         gi, gj, gk = self.grid_size

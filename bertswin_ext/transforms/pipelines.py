@@ -87,6 +87,7 @@ def pretraining_transforms(
     core_size: int | Sequence[int] | None = None,
     rotate_range_deg: float = 12.0,
     scale_range: Sequence[float] = (0.9, 1.1),
+    mask_block_size: int = 1,
 ) -> Compose:
     """What a loader's worker does: from an item of a datalist to the voxels of a crop; `device_transforms` finishes it.
 
@@ -102,6 +103,9 @@ def pretraining_transforms(
         core_size: voxels round the joint that stay inside every crop; 140 of 224 when None.
         rotate_range_deg: largest rotation about each axis.
         scale_range: smallest and largest scale.
+        mask_block_size: tokens are hidden in cubes of so many tokens per axis, see `RandTokenNoised`; it changes
+            nothing but the mask. With ``random=False`` single tokens are hidden whatever it says, so that networks that
+            were trained with different masks are measured with the same ones.
 
     Returns:
         The chain; what comes before the crop is deterministic and can be cached.
@@ -119,7 +123,8 @@ def pretraining_transforms(
         random=random,
         allow_missing_keys=True,
     )
-    return Compose([*volumes, crop, RandTokenNoised(roi_size, patch_size), RandSeedd()])
+    mask = RandTokenNoised(roi_size, patch_size, block_size=mask_block_size if random else 1)
+    return Compose([*volumes, crop, mask, RandSeedd()])
 
 
 def device_transforms(

@@ -17,7 +17,10 @@ PROGRAMS = {
             "demo",
             "adamw",
             "single_loss",
+            "ema",
             "vit_mae",
+            "convergence",
+            "fidelity",
             "evaluate",
             "export_encoder",
             "multi_gpu_train",
@@ -55,6 +58,7 @@ OWN_KNOBS = {
         "tune_accumulation",
         "stop_at_target",
     },
+    "ema": {"ema_decay"},
     "sharded": {"reshard_after_forward", "param_dtype"},
     "export": {"formats", "atol"},
     "tensorrt": {"precision"},
@@ -77,6 +81,8 @@ OVERLAYS = [(b, program, o) for b, programs in PROGRAMS.items() for program, o_ 
 ALONE = [(b, program) for b, programs in PROGRAMS.items() for program in programs]
 SEVERAL = [
     ("pretrain", "train", "demo", "vit_mae", "evaluate"),
+    ("pretrain", "train", "adamw", "multi_gpu_train", "ema"),
+    ("pretrain", "train", "ema", "tune_stem"),
     ("tmj_segmentation", "train", "demo", "lora", "multi_gpu_train"),
     ("tmj_segmentation", "train", "demo", "swin_unetr", "evaluate"),
 ]

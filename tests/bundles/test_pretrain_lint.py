@@ -13,7 +13,7 @@ def test_training_and_validation_agree():
     parser = merged("pretrain", "train")
     train, validate = dict(parser["train::preprocessing"]), dict(parser["validate::preprocessing"])
     assert validate.pop("random") is False
-    for augmentation in ("core_size", "rotate_range_deg", "scale_range"):
+    for augmentation in ("mask_block_size", "core_size", "rotate_range_deg", "scale_range"):
         del train[augmentation]
     assert train == validate
     train, validate = dict(parser["train::device_transforms"]), dict(parser["validate::device_transforms"])

@@ -231,13 +231,14 @@ def test_bad_volumes_are_listed_with_their_faults(bundle, tmp_path):
         assert reason.lower() in line.lower(), line
 
 
-def test_resuming_with_other_data_is_refused(bundle, phantom_dir, finished, tmp_path):
+def test_resuming_another_run_is_refused_and_every_difference_named(bundle, phantom_dir, finished, tmp_path):
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
     options = {"output_dir": tmp_path, "resume": True, "dataset_dir": phantom_dir, "fold": 1, "learning_rate": 0.5}
+    options |= {"window_size": 1, "mask_block_size": 2}
     result = run(command(bundle, **options), check=False)
     assert result.returncode != 0
     assert "The run differs from the checkpoint's: datalist " in result.stderr
-    assert "learning_rate 0.0003 -> 0.5" in result.stderr
+    assert "learning_rate 0.0003 -> 0.5; mask_block_size 1 -> 2; network::arguments::window_size [" in result.stderr
 
 
 def test_the_network_has_the_shape_that_the_metadata_say(bundle):

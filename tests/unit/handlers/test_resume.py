@@ -280,7 +280,7 @@ def test_another_run_is_refused_and_every_difference_named(tmp_path):
     other = make_run(tmp_path, identity={"data": "abd", "lr": 0.1, "loss": {"eps": 0.1}, "amp": True}, resume=True)
     with pytest.raises(ValueError, match="The run differs from the checkpoint's") as caught:
         other.trainer.run()
-    assert 'amp absent -> true; data "abc" -> "abd"; loss {"eps": 1e-08} -> {"eps": 0.1}.' in str(caught.value)
+    assert 'amp absent -> true; data "abc" -> "abd"; loss::eps 1e-08 -> 0.1.' in str(caught.value)
     same = make_run(tmp_path, identity={"data": "abc", "lr": 0.1, "loss": {"eps": 1e-8}}, resume=True)
     same.trainer.run()
     assert same.trainer.state.epoch == 3

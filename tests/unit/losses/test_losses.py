@@ -189,3 +189,44 @@ def test_the_mean_over_samples_does_not_depend_on_the_batches(kind, sizes):
 def test_another_reduction_is_refused():
     with pytest.raises(ValueError, match="`reduction` must be one of tokens, samples, got 'mean'"):
         MaskedL2Loss(8, reduction="mean")
+
+
+# --- visible tokens ---
+
+KINDS = [(MaskedL2Loss, (8,)), (SubpatchStructureLoss, (8, 4)), (TissueWeightedLoss, (8, 4))]
+
+
+def scene():
+    """Three volumes with half of their tokens masked, some of both kinds outside the field of view."""
+    torch.manual_seed(2)
+    image, prediction = torch.randn(2, 3, 1, 16, 16, 16)
+    masked = torch.tensor([[True, False] * 4, [True] * 4 + [False] * 4, [False] * 7 + [True]])
+    valid = torch.tensor([[True, True, False, False] * 2, [True] * 8, [True] * 6 + [False] * 2])
+    return prediction, masked, {"image": image, "valid": valid, "label": (image > 0.3).float()}
+
+
+@pytest.mark.parametrize("reduction", ["tokens", "samples"])
+@pytest.mark.parametrize("score_invalid", [False, True])
+@pytest.mark.parametrize(("kind", "sizes"), KINDS)
+def test_scoring_visible_tokens_is_scoring_as_if_all_were_masked(kind, sizes, score_invalid, reduction):
+    prediction, masked, target = scene()
+    loss = kind(*sizes, score_invalid=score_invalid, reduction=reduction, score_visible=True)
+    plain = kind(*sizes, score_invalid=score_invalid, reduction=reduction)
+    value = loss(output(prediction, masked), target)
+    assert torch.equal(value, plain(output(prediction, torch.ones_like(masked)), target))
+    assert not torch.isclose(value, plain(output(prediction, masked), target), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "sizes"), KINDS)
+def test_tokens_outside_the_field_of_view_stay_out_visible_or_not(kind, sizes):
+    prediction, masked, target = scene()
+    prediction.requires_grad_()
+    kind(*sizes, score_visible=True)(output(prediction, masked), target).backward()
+    tokens = rearrange(prediction.grad, "b c (gi i) (gj j) (gk k) -> b (gi gj gk) (c i j k)", i=8, j=8, k=8)
+    assert torch.equal(tokens.abs().amax(dim=2) > 0, target["valid"])
+
+
+def test_visible_tokens_without_validity_are_all_tokens():
+    prediction, masked, target = scene()
+    value = MaskedL2Loss(8, score_visible=True)(output(prediction, masked), target["image"])
+    torch.testing.assert_close(value, (prediction - target["image"]).square().mean())

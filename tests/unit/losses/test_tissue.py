@@ -199,6 +199,8 @@ def test_missing_labels_are_said_once_per_loss(caplog):
     )
     TissueWeightedLoss(8)(prediction, image)
     assert caplog.records[1].getMessage().startswith("3 of 3 samples")
+    TissueWeightedLoss(8, score_visible=True)(prediction, image)
+    assert "by the structural loss of all tokens with weight 1" in caplog.records[2].getMessage()
 
 
 def test_bad_arguments():

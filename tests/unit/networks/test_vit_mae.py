@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from bertswin_ext.networks import ViTMAE
+from bertswin_ext.networks import BertsWinMAE, ViTMAE
 
 SMALL = {"hidden_size": 24, "mlp_dim": 48, "num_layers": 1, "num_heads": 2}
 DECODER = {"decoder_hidden_size": 24, "decoder_mlp_dim": 24, "decoder_num_layers": 1, "decoder_num_heads": 2}
@@ -57,6 +58,19 @@ def test_the_ratio_is_that_of_the_valid_tokens_of_the_sample_that_has_fewest():
     assert masked[~valid].all()
     few = torch.arange(64) < torch.tensor([[2], [64]])
     assert (~network(x, valid=few, noise=noise)["masked"]).sum(dim=1).tolist() == [1, 1]
+
+
+def test_the_ratio_of_all_tokens_hides_what_bertswin_hides():
+    x, noise = torch.randn(2, 1, 32, 32, 32), torch.rand(2, 64)
+    sizes = {"hidden_size": 24, "num_layers": 1, "num_heads": 2}
+    bertswin = BertsWinMAE(32, 8, **sizes, window_size=2, decoder_hidden_size=24, stem_channels=4, ratio_of="all")
+    vit = ViTMAE(1, 32, 8, ratio_of="all", **SMALL, **DECODER)
+    for valid in (torch.arange(64) < torch.tensor([[40], [64]]), torch.arange(64) < torch.tensor([[9], [20]])):
+        masked = vit(x, valid=valid, noise=noise)["masked"]
+        assert (~masked).sum(dim=1).tolist() == [16, 16]
+        assert masked.equal(bertswin(x, valid=valid, noise=noise)["masked"])
+    with pytest.raises(ValueError, match="`ratio_of` must be 'valid' or 'all', got 'some'"):
+        ViTMAE(1, 32, 8, ratio_of="some", **SMALL, **DECODER)
 
 
 def test_mixed_precision():

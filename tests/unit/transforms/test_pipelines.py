@@ -284,3 +284,22 @@ def test_building_and_running_the_chain_warns_of_nothing(tmp_path):
 def test_the_crop_must_be_made_of_tokens():
     with pytest.raises(ValueError, match="`img_size` must be a multiple of `patch_size`"):
         pretraining_transforms(10, 4)
+
+
+def test_blocks_change_the_mask_of_training_and_nothing_else(tmp_path):
+    item = save(tmp_path, ramp())
+    single, blocks, named = (
+        loading(8, **arguments).set_random_state(4)(item)
+        for arguments in ({}, {"mask_block_size": 2}, {"mask_block_size": 1})
+    )
+    assert torch.equal(single["noise"], named["noise"])
+    assert not torch.equal(single["noise"], blocks["noise"])
+    assert single["seed"] == blocks["seed"]
+    assert torch.equal(single["image"], blocks["image"])
+    np.testing.assert_array_equal(single["crop"].crop_affine, blocks["crop"].crop_affine)
+
+
+def test_validation_hides_single_tokens_whatever_training_hides(tmp_path):
+    item = save(tmp_path, ramp())
+    one, other = (loading(8, False, mask_block_size=size).set_random_state(4)(item)["noise"] for size in (1, 2))
+    assert torch.equal(one, other)
