@@ -13,6 +13,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from bertswin_ext.networks.mask_tokens import (
+    PlacedTokens,
+    VisibleWindows,
+    checked_mask_token_updates,
+    lay_out_windows,
+    place_in_windows,
+)
+from bertswin_ext.networks.masking import VisibleTokens
+
 __all__ = ["SwinBlock", "SwinEncoder", "WindowAttention", "WindowPlan", "plan_windows"]
 
 # memory-efficient attention copies a bias whose rows do not begin at multiples of this many entries
@@ -49,7 +58,7 @@ def plan_windows(grid_size: Sequence[int], window_size: Sequence[int]) -> Window
     padding, shift, regions = [], [], []
     for size, window in zip(grid_size, window_size, strict=True):
         padded = -(-size // window) * window
-        step = 0 if window >= padded else window // 2
+        step = _shift(size, window)
         padding.append(padded - size)
         shift.append(step)
         region = torch.zeros(padded, dtype=torch.long)
@@ -112,16 +121,32 @@ class WindowAttention(nn.Module):
         Returns:
             (b * number of windows, w, h).
         """
-        pattern = "m w (three heads d) -> three m heads w d"
-        q, k, v = rearrange(self.qkv(windows), pattern, three=3, heads=self.num_heads)
-        bias = self._aligned_bias().to(q.dtype)[None]
+        qkv = self.qkv(windows)
+        bias = self._aligned_bias().to(qkv.dtype)[None]
         if blocked is not None:
-            # -inf, not a large negative number: subnormal weights would slow every product that follows
-            bias = bias.masked_fill(_aligned(blocked)[:, None], float("-inf"))
-            bias = bias.repeat(windows.shape[0] // blocked.shape[0], 1, 1, 1)
+            bias = _without_pairs(bias, blocked).repeat(windows.shape[0] // blocked.shape[0], 1, 1, 1)
         # not expanded over the windows, lest a kernel that copies it copies it for every window
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[..., : self.num_tokens])
-        return self.proj(rearrange(attended, "m heads w d -> m w (heads d)"))
+        return self.proj(self._attend(qkv, bias[..., : self.num_tokens]))
+
+    def among_visible(self, tokens: torch.Tensor, windows: VisibleWindows) -> torch.Tensor:
+        """Attend within every window, mask tokens left out: visible tokens (m, h) to (m, h)."""
+        qkv = windows.fill(self.qkv(tokens))
+        bias = _without_pairs(self._visible_bias(windows).to(qkv.dtype), windows.blocked)
+        return self.proj(windows.read(self._attend(qkv, bias[..., : qkv.shape[1]])))
+
+    def _attend(self, qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Weighted values (windows, w, h) of queries, keys and values (windows, w, 3 h)."""
+        pattern = "m w (three heads d) -> three m heads w d"
+        q, k, v = rearrange(qkv, pattern, three=3, heads=self.num_heads)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return rearrange(attended, "m heads w d -> m w (heads d)")
+
+    def _visible_bias(self, windows: VisibleWindows) -> torch.Tensor:
+        """Bias of every pair of places: (windows or 1, heads, room, room)."""
+        if windows.bias_rows is None:
+            return self._aligned_bias()[None]
+        bias = self.relative_position_bias_table.t().index_select(1, windows.bias_rows)
+        return bias.unflatten(1, windows.blocked.shape).transpose(0, 1)
 
 
 class SwinBlock(nn.Module):
@@ -142,9 +167,29 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(hidden_size, eps=1e-5)
         self.mlp = MLPBlock(hidden_size, 4 * hidden_size)
 
-    def forward(self, x: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
-        """Update a grid of tokens (b, gi, gj, gk, h)."""
+    def forward(self, x: torch.Tensor, plan: WindowPlan, visible: PlacedTokens | None = None) -> torch.Tensor:
+        """Update a grid of tokens.
+
+        Args:
+            x: (b, gi, gj, gk, h).
+            plan: windows of the grid.
+            visible: tokens that alone take part in the MLP, and with ``windows`` in attention as well; all others stay
+                as they are. None for a block that updates all tokens.
+
+        Returns:
+            (b, gi, gj, gk, h).
+        """
+        if visible is not None and visible.windows is not None:
+            old = visible.take(x)
+            return visible.put(x, old, self._mix(old + self.attn.among_visible(self.norm1(old), visible.windows)))
         x = x + self._attend(self.norm1(x), plan)
+        if visible is None:
+            return self._mix(x)
+        old = visible.take(x)
+        return visible.put(x, old, self._mix(old))
+
+    def _mix(self, x: torch.Tensor) -> torch.Tensor:
+        """Update tokens (..., h) by the MLP."""
         return x + self.mlp(self.norm2(x))
 
     def _attend(self, x: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
@@ -176,7 +221,10 @@ class SwinEncoder(nn.Module):
         activation_checkpointing: keep only the input of every block in training, and run the block again in each
             backward pass, so once per loss: less memory for more time, and the same numbers.
 
-    Source: arXiv 2512.21769, section 3.
+    Attributes:
+        mask_token_updates: for every block, what mask tokens take part in: ``"full"``, ``"attention"`` or ``"none"``.
+
+    Source: arXiv 2512.21769, section 3; that mask tokens may sit blocks out is ours.
     """
 
     blocked: torch.Tensor | None
@@ -197,19 +245,28 @@ class SwinEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             SwinBlock(hidden_size, num_heads, window_size, shifted=bool(layer % 2)) for layer in range(num_layers)
         )
+        self.mask_token_updates = checked_mask_token_updates(None, num_layers)
         self._plan = plan_windows(self.grid_size, self.window_size)
         self.register_buffer("blocked", self._plan.blocked, persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Encode a grid of tokens (b, gi, gj, gk, h)."""
-        return self.forward_intermediates(x, ())[0]
+    @property
+    def updates_all_tokens(self) -> bool:
+        """Whether no block leaves mask tokens out."""
+        return all(update == "full" for update in self.mask_token_updates)
 
-    def forward_intermediates(self, x: torch.Tensor, indices: Sequence[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(self, x: torch.Tensor, placed: Sequence[PlacedTokens | None] | None = None) -> torch.Tensor:
+        """Encode a grid of tokens (b, gi, gj, gk, h), some of them mask tokens if `place` says so."""
+        return self.forward_intermediates(x, (), placed)[0]
+
+    def forward_intermediates(
+        self, x: torch.Tensor, indices: Sequence[int], placed: Sequence[PlacedTokens | None] | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Encode, and keep what the blocks of the given indices put out.
 
         Args:
             x: (b, gi, gj, gk, h).
             indices: blocks to keep, counted from 0.
+            placed: what `place` gave; None where no token is a mask token.
 
         Returns:
             Output of the last block, and the kept ones in the order of the blocks, each (b, gi, gj, gk, h).
@@ -217,17 +274,57 @@ class SwinEncoder(nn.Module):
         plan = self._plan_for(x)
         kept = []
         for layer, block in enumerate(self.blocks):
-            x = self._run(block, x, plan)
+            x = self._run(block, x, plan, None if placed is None else placed[layer])
             if layer in indices:
                 kept.append(x)
         return x, kept
 
-    def _run(self, block: nn.Module, x: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
+    def place(
+        self, visible: VisibleTokens, grid_size: Sequence[int], num_samples: int, fixed_length: bool = False
+    ) -> list[PlacedTokens | None] | None:
+        """Prepare the blocks that mask tokens sit out.
+
+        Args:
+            visible: the visible tokens of the batch; every other token is a mask token.
+            grid_size: tokens per axis.
+            num_samples: samples of the batch.
+            fixed_length: let no shape depend on data, and ``visible`` have entries that are not live.
+
+        Returns:
+            What `forward` needs to know, an entry for every block, or None where all blocks update all tokens.
+        """
+        if self.updates_all_tokens:
+            return None
+        rows = visible.sample * math.prod(grid_size) + visible.token
+        cells = torch.unravel_index(rows, (num_samples, *grid_size))
+        tokens = PlacedTokens(rows, cells, visible.live if fixed_length else None, None)
+        whole = fixed_length or rows.is_meta
+        windows = {
+            shifted: self._visible_windows(visible, grid_size, num_samples, shifted, whole)
+            for shifted in {bool(layer % 2) for layer, update in enumerate(self.mask_token_updates) if update == "none"}
+        }
+        return [
+            None
+            if update == "full"
+            else tokens._replace(windows=windows[bool(layer % 2)] if update == "none" else None)
+            for layer, update in enumerate(self.mask_token_updates)
+        ]
+
+    def _visible_windows(
+        self, visible: VisibleTokens, grid_size: Sequence[int], num_samples: int, shifted: bool, whole: bool
+    ) -> VisibleWindows:
+        """Windows without mask tokens, of the shifted blocks or of the others."""
+        shift = [_shift(size, window) * shifted for size, window in zip(grid_size, self.window_size, strict=True)]
+        layout = lay_out_windows(grid_size, self.window_size, shift, visible.token.device)
+        rows = cast("SwinBlock", self.blocks[0]).attn.relative_position_index
+        return place_in_windows(visible, num_samples, layout, rows, whole)
+
+    def _run(self, block: nn.Module, x: torch.Tensor, plan: WindowPlan, placed: PlacedTokens | None) -> torch.Tensor:
         """One block, checkpointed where it is asked for and gradients are."""
         if not (self.activation_checkpointing and self.training and torch.is_grad_enabled()):
-            return cast("torch.Tensor", block(x, plan))
+            return cast("torch.Tensor", block(x, plan, placed))
         # nothing in a block is random
-        return cast("torch.Tensor", checkpoint(block, x, plan, use_reentrant=False, preserve_rng_state=False))
+        return cast("torch.Tensor", checkpoint(block, x, plan, placed, use_reentrant=False, preserve_rng_state=False))
 
     def _plan_for(self, x: torch.Tensor) -> WindowPlan:
         """The prepared plan, or a new one for a grid of another size."""
@@ -236,6 +333,17 @@ class SwinEncoder(nn.Module):
             return self._plan._replace(blocked=self.blocked)
         plan = plan_windows(grid, self.window_size)
         return plan if plan.blocked is None else plan._replace(blocked=plan.blocked.to(x.device))
+
+
+def _shift(size: int, window: int) -> int:
+    """Tokens by which the windows of an axis are shifted: none where one window spans it."""
+    return 0 if window >= size else window // 2
+
+
+def _without_pairs(bias: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
+    """A bias that hides pairs: (windows, heads, w, w) of one or all windows, pairs (windows, w, w)."""
+    # -inf, not a large negative number: subnormal weights would slow every product that follows
+    return bias.masked_fill(_aligned(blocked)[:, None], float("-inf"))
 
 
 def _relative_position_index(window_size: Sequence[int]) -> torch.Tensor:

@@ -10,7 +10,8 @@ from torch import nn
 
 from bertswin_ext.networks.backbone import BertsWinBackbone, channels_first, initialize_weights
 from bertswin_ext.networks.decoders import ReconstructionDecoder
-from bertswin_ext.networks.masking import RatioOf, choose_visible
+from bertswin_ext.networks.mask_tokens import MaskTokenUpdate, PlacedTokens, checked_mask_token_updates
+from bertswin_ext.networks.masking import RatioOf, choose_visible, visible_where
 from bertswin_ext.networks.stems import StemKind, split_patches
 
 __all__ = ["BertsWinMAE"]
@@ -35,6 +36,10 @@ class BertsWinMAE(BertsWinBackbone):
             ``"all"`` tokens as the reference code does.
         activation_checkpointing: compute the blocks again in every backward pass instead of keeping their activations;
             a matter of memory, not of the network, so it is no part of ``arguments``.
+        mask_token_updates: what mask tokens take part in, one word for each block or one for all. ``"full"``, as in the
+            paper: attention and MLP. ``"attention"``: not the MLP. ``"none"``: neither; they stay as they are, and
+            visible tokens see only each other. Parameters are the same, and where nothing is masked so is what every
+            block computes. None, or ``"full"`` everywhere, is no part of ``arguments``.
 
     Shape:
         - b batch, c channels, i j k voxels, gi gj gk grid of tokens, n = gi * gj * gk tokens in C order, h hidden size.
@@ -43,7 +48,8 @@ class BertsWinMAE(BertsWinBackbone):
         ValueError: an argument breaks one of the rules above; the message names it.
 
     Source: arXiv 2512.21769, section 3. Where this network differs from the authors' code: hidden tokens of a window
-    are masked with -inf instead of -100, and the masking ratio counts valid tokens (``ratio_of``).
+    are masked with -inf instead of -100, the masking ratio counts valid tokens (``ratio_of``), and mask tokens may be
+    left out of blocks (``mask_token_updates``).
 
     Example:
         >>> network = BertsWinMAE(img_size=32, patch_size=8, hidden_size=48, num_layers=2, num_heads=4, window_size=2)
@@ -67,6 +73,7 @@ class BertsWinMAE(BertsWinBackbone):
         stem: StemKind = "overlapping",
         ratio_of: RatioOf = "valid",
         activation_checkpointing: bool = False,
+        mask_token_updates: MaskTokenUpdate | Sequence[MaskTokenUpdate] | None = None,
     ) -> None:
         sizes = (img_size, patch_size, in_channels, hidden_size, num_layers, num_heads, window_size, stem_channels)
         super().__init__(*sizes, stem, activation_checkpointing)
@@ -81,6 +88,9 @@ class BertsWinMAE(BertsWinBackbone):
             "masking_ratio": masking_ratio,
             "ratio_of": ratio_of,
         }
+        self.encoder.mask_token_updates = checked_mask_token_updates(mask_token_updates, num_layers)
+        if any(update != "full" for update in self.encoder.mask_token_updates):
+            self.arguments["mask_token_updates"] = list(self.encoder.mask_token_updates)
 
         self.mask_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
         self.decoder = ReconstructionDecoder(hidden_size, decoder_hidden_size, self.patch_size, in_channels)
@@ -111,6 +121,7 @@ class BertsWinMAE(BertsWinBackbone):
         _check_tokens("valid", valid, (num_samples, num_tokens), torch.bool)
         fixed_length = torch.compiler.is_compiling()
         visible = choose_visible(noise, self.masking_ratio, valid, self.ratio_of, fixed_length)
+        placed = self.encoder.place(visible, self.grid_size, num_samples, fixed_length)
         patches = split_patches(x, self.patch_size)[visible.sample, visible.token]
         embedded = self.stem.embed_patches(patches)
         mask_token = self.mask_token.to(embedded.dtype)
@@ -120,7 +131,7 @@ class BertsWinMAE(BertsWinBackbone):
         tokens = tokens.index_put((visible.sample, visible.token), embedded)
         masked = torch.ones(num_samples, num_tokens, dtype=torch.bool, device=x.device)
         masked = masked.index_put((visible.sample, visible.token), ~visible.live)
-        encoded = self.encoder(self._place(tokens, self.grid_size))
+        encoded = self.encoder(self._place(tokens, self.grid_size), placed)
         return {"reconstruction": self.decoder(encoded), "masked": masked}
 
     def encode_patches(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
@@ -128,7 +139,8 @@ class BertsWinMAE(BertsWinBackbone):
 
         Args:
             x: volumes (b, c, i, j, k), sizes divisible by the patch size.
-            valid: (b, n) bool; invalid tokens are replaced by the mask token.
+            valid: (b, n) bool; invalid tokens are replaced by the mask token, and are what mask tokens are to
+                ``mask_token_updates``.
 
         Returns:
             Features (b, h, gi, gj, gk).
@@ -136,10 +148,20 @@ class BertsWinMAE(BertsWinBackbone):
         self._check_volume(x)
         patches = split_patches(x, self.patch_size)
         tokens = self.stem.embed_patches(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+        grid, placed = self._grid_of(x), None
         if valid is not None:
             _check_tokens("valid", valid, (patches.shape[0], patches.shape[1]), torch.bool)
             tokens = torch.where(valid[..., None], tokens, self.mask_token.to(tokens.dtype))
-        return channels_first(self.encoder(self._place(tokens, self._grid_of(x))))
+            placed = self._place_valid(valid, grid)
+        return channels_first(self.encoder(self._place(tokens, grid), placed))
+
+    def _place_valid(self, valid: torch.Tensor, grid: tuple[int, int, int]) -> list[PlacedTokens | None] | None:
+        """The blocks that invalid tokens sit out."""
+        if self.encoder.updates_all_tokens:
+            return None
+        fixed_length = torch.compiler.is_compiling()
+        visible = visible_where(valid, fixed_length)
+        return self.encoder.place(visible, grid, len(valid), fixed_length)
 
     def decode(self, features: torch.Tensor) -> torch.Tensor:
         """Reconstruct a volume (b, c, i, j, k) from features (b, h, gi, gj, gk)."""

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-__all__ = ["RatioOf", "VisibleTokens", "choose_visible"]
+__all__ = ["RatioOf", "VisibleTokens", "choose_visible", "visible_where"]
 
 RatioOf = Literal["valid", "all"]
 
@@ -65,3 +65,21 @@ def choose_visible(
         if not fixed_length:
             return VisibleTokens(sample[live], order[live], live[live])
     return VisibleTokens(sample.flatten(), order.flatten(), live.flatten())
+
+
+def visible_where(visible: torch.Tensor, fixed_length: bool = False) -> VisibleTokens:
+    """List the tokens that are marked visible.
+
+    Args:
+        visible: (b, n) bool.
+        fixed_length: list all b * n tokens and flag the others, so that shapes do not depend on data.
+
+    Example:
+        >>> visible_where(torch.tensor([[True, False], [False, True]])).token.tolist()
+        [0, 1]
+    """
+    marks, num_tokens = visible.flatten(), visible.shape[1]
+    place = torch.arange(len(marks), device=marks.device)
+    if not fixed_length:
+        place = place[marks]
+    return VisibleTokens(place // num_tokens, place % num_tokens, marks[place])

@@ -77,8 +77,9 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
         if noise is None:
             noise = torch.rand(len(x), self.patch_embedding.n_patches, device=x.device)
         self._noise = noise if valid is None else noise.masked_fill(~valid, float("inf"))
-        counts_all = valid is None or self.ratio_of == "all"
-        self._num_maskable = noise.shape[1] if counts_all else max(1, int(valid.sum(dim=1).min()))
+        self._num_maskable = noise.shape[1]
+        if valid is not None and self.ratio_of == "valid":
+            self._num_maskable = max(1, int(valid.sum(dim=1).min()))
         patches, masked = super().forward(x)
         self._noise = None
         gi, gj, gk = self.grid_size

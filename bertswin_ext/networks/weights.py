@@ -45,7 +45,7 @@ _RENAMES = (
 _STEM_KEY = re.compile(r"^patch_embed\.(\d+)\.")
 _LAYERS_PER_STAGE = 3
 # what weights do not depend on
-_FREE_ARGUMENTS = ("dropout",)
+_FREE_ARGUMENTS = ("dropout", "mask_token_updates")
 
 
 def convert_upstream_state_dict(

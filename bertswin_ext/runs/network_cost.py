@@ -9,19 +9,21 @@ from typing import NamedTuple
 from torch import nn
 
 from bertswin_ext.networks.decoders import upsampling_strides
+from bertswin_ext.networks.mask_tokens import MaskTokenUpdate
 from bertswin_ext.networks.masked_autoencoder import BertsWinMAE
 from bertswin_ext.networks.stems import PatchStem
 
 __all__ = ["NetworkCost", "network_cost"]
 
 _MLP_RATIO = 4
-# numbers of one token's width that a block keeps in windows, which may be padded: the input of attention, q, k
-# and v, and what was attended to
-_KEPT_IN_WINDOWS = 1 + 3 + 1
-# ... of tokens, in the type of the products: the output of the second norm, the hidden layer before and after its GELU
+# numbers of one token's width that a block keeps of every place of its windows: q, k and v
+_KEPT_IN_WINDOWS = 3
+# ... of what is projected to them, and from them: the input of attention, and what was attended to
+_KEPT_OF_ATTENTION = 2
+# ... of what the MLP updates: the output of the second norm, the hidden layer before and after its GELU
 _KEPT_OF_MLP = 1 + 2 * _MLP_RATIO
-# ... of tokens, in float32 always: the inputs of the norms
-_KEPT_OF_SUM = 2
+# places of windows that have no room for mask tokens come in multiples of these
+_PLACES_AT_ONCE = 8
 # of a stage of convolution, norm and GELU: the output of each
 _KEPT_OF_STAGE = 3
 # volumes that the loss keeps, in float32: the standardized prediction and the standardized target
@@ -83,7 +85,8 @@ def network_cost(network: BertsWinMAE, mixed: bool = False) -> NetworkCost:
         TypeError: the network is another.
 
     Source: FLOPs of a convolution or a product as usual; the constants are checked against torch's own counts in the
-    tests. Attention is taken as computed step by step, weights kept: fused kernels keep less.
+    tests. Attention is taken as computed step by step, weights kept: fused kernels keep less. Windows without mask
+    tokens are taken as large as random masks of one sample make them; when compiled they have room for all tokens.
 
     Example:
         >>> network = BertsWinMAE(img_size=32, patch_size=8, hidden_size=48, num_layers=2, num_heads=4, window_size=2)
@@ -99,17 +102,18 @@ def network_cost(network: BertsWinMAE, mixed: bool = False) -> NetworkCost:
     stem, first = _stem_flops(network.stem)
     stem_kept, decoder_kept, voxels, largest = _kept_numbers(network, visible, tokens)
     size = _HALF if mixed else _SINGLE
+    works = [_block_work(network, update, visible) for update in network.encoder.mask_token_updates]
     kept = size * (stem_kept + decoder_kept) + _SINGLE * _KEPT_VOLUMES * voxels
     return NetworkCost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         tokens=tokens,
         padded_tokens=padded,
         stem_flops=visible * stem,
-        encoder_flops=_encoder_flops(network, tokens, padded),
+        encoder_flops=sum(work.flops for work in works),
         decoder_flops=tokens * _decoder_flops(network),
         first_layer_flops=visible * first,
-        repeated_flops=_repeated_flops(network, tokens, padded),
-        kept_bytes=kept + _encoder_bytes(network, tokens, padded, mixed),
+        repeated_flops=sum(work.repeated_flops for work in works) if network.encoder.activation_checkpointing else 0.0,
+        kept_bytes=kept + _encoder_bytes(network, works, tokens, size),
         largest_bytes=size * largest,
     )
 
@@ -119,20 +123,71 @@ def _padded(grid: Sequence[int], window: Sequence[int]) -> int:
     return math.prod(-(-size // edge) * edge for size, edge in zip(grid, window, strict=True))
 
 
-def _encoder_flops(network: BertsWinMAE, tokens: int, padded: int) -> float:
-    """Per block: qkv and projection, the two products of attention, and the two layers of the MLP."""
-    width, window = network.hidden_size, math.prod(network.window_size)
-    attention = padded * (2 * width * 4 * width + 2 * 2 * window * width)
-    mlp = tokens * 2 * 2 * width * _MLP_RATIO * width
-    return len(network.encoder.blocks) * (attention + mlp)
+class _BlockWork(NamedTuple):
+    """What one block works on.
+
+    Attributes:
+        whole: whether all tokens are updated.
+        width: numbers of a token.
+        heads: attention heads.
+        normed: tokens that the first norm sees.
+        projected: tokens that give queries, keys and values.
+        places: of all windows.
+        room: places of a window.
+        mixed: tokens that the MLP updates.
+    """
+
+    whole: bool
+    width: int
+    heads: int
+    normed: int
+    projected: int
+    places: int
+    room: int
+    mixed: int
+
+    @property
+    def flops(self) -> float:
+        """Of qkv and projection, the two products of attention, and the two layers of the MLP."""
+        attention = self.projected * 2 * 4 * self.width**2 + self.places * 2 * 2 * self.room * self.width
+        return attention + 2 * self._layer_flops
+
+    @property
+    def repeated_flops(self) -> float:
+        """A checkpointed block is computed again up to its last product, and that too if tokens are put in place."""
+        return self.flops - self._layer_flops if self.whole else self.flops
+
+    @property
+    def _layer_flops(self) -> float:
+        """Of one layer of the MLP."""
+        return self.mixed * 2.0 * _MLP_RATIO * self.width**2
+
+    def kept_bytes(self, size: int) -> float:
+        """What the block keeps in numbers of that size, the inputs of the norms in float32 always.
+
+        The weights of attention are one for each pair of places in a window.
+        """
+        in_windows = self.places * (_KEPT_IN_WINDOWS * self.width + self.heads * self.room)
+        of_tokens = self.width * (self.projected * _KEPT_OF_ATTENTION + self.mixed * _KEPT_OF_MLP)
+        return size * (in_windows + of_tokens) + _SINGLE * self.width * (self.normed + self.mixed)
 
 
-def _repeated_flops(network: BertsWinMAE, tokens: int, padded: int) -> float:
-    """Checkpointed blocks are computed again up to the input of their last product."""
-    if not network.encoder.activation_checkpointing:
-        return 0.0
-    last = tokens * 2 * _MLP_RATIO * network.hidden_size**2
-    return _encoder_flops(network, tokens, padded) - len(network.encoder.blocks) * last
+def _block_work(network: BertsWinMAE, update: MaskTokenUpdate, visible: int) -> _BlockWork:
+    """The work of a block that treats mask tokens in one of the three ways."""
+    sizes = update == "full", network.hidden_size, int(network.arguments["num_heads"])
+    padded, window = _padded(network.grid_size, network.window_size), math.prod(network.window_size)
+    if update == "none":
+        room = _room(visible / math.prod(network.grid_size), padded // window, window)
+        return _BlockWork(*sizes, visible, visible, padded // window * room, room, visible)
+    tokens = math.prod(network.grid_size)
+    return _BlockWork(*sizes, tokens, padded, padded, window, tokens if update == "full" else visible)
+
+
+def _room(share: float, num_windows: int, window: int) -> int:
+    """Places for the visible tokens of the fullest window: their mean number, and what random masks add to it."""
+    deviation = math.sqrt(window * share * (1 - share) * (1 - 1 / num_windows))
+    most = min(window, window * share + math.sqrt(2 * math.log(num_windows)) * deviation)
+    return math.ceil(most / _PLACES_AT_ONCE) * _PLACES_AT_ONCE
 
 
 def _stem_flops(stem: PatchStem) -> tuple[float, float]:
@@ -158,17 +213,13 @@ def _upsampling(head: nn.Module) -> list[nn.Conv3d | nn.ConvTranspose3d]:
     return [layer for layer in head.modules() if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d)]
 
 
-def _encoder_bytes(network: BertsWinMAE, tokens: int, padded: int, mixed: bool) -> float:
-    """What the blocks keep; the weights of attention one for each pair of tokens in a window."""
-    width, size = network.hidden_size, _HALF if mixed else _SINGLE
-    weights = network.arguments["num_heads"] * math.prod(network.window_size)
-    in_windows = padded * size * (_KEPT_IN_WINDOWS * width + weights)
-    of_tokens = tokens * width * (_KEPT_OF_SUM * _SINGLE + _KEPT_OF_MLP * size)
-    num_blocks = len(network.encoder.blocks)
+def _encoder_bytes(network: BertsWinMAE, works: Sequence[_BlockWork], tokens: int, size: int) -> float:
+    """What the blocks keep."""
+    kept = [work.kept_bytes(size) for work in works]
     if network.encoder.activation_checkpointing:
         # the input of every block, and all of the one that is computed again
-        return num_blocks * tokens * width * _SINGLE + in_windows + of_tokens
-    return num_blocks * (in_windows + of_tokens)
+        return len(works) * tokens * network.hidden_size * _SINGLE + max(kept)
+    return sum(kept)
 
 
 def _kept_numbers(network: BertsWinMAE, visible: int, tokens: int) -> tuple[float, float, float, float]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bertswin_ext.networks.masking import choose_visible
+from bertswin_ext.networks.masking import choose_visible, visible_where
 
 
 def visible_map(visible, shape):
@@ -45,3 +45,13 @@ def test_the_kept_share_is_computed_exactly():
     valid[0, :990] = True
     visible = choose_visible(torch.rand(1, 1000), 0.9, valid)
     assert len(visible.token) == int(990 * (1 - 0.9)) == 98
+
+
+def test_marked_tokens_are_listed():
+    marks = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
+    visible = visible_where(marks)
+    assert (visible.sample.tolist(), visible.token.tolist()) == ([0, 0, 2], [0, 2, 1])
+    assert visible.live.tolist() == [True] * 3
+    listed = visible_where(marks, fixed_length=True)
+    assert len(listed.token) == 9
+    assert torch.equal(visible_map(listed, marks.shape), marks)

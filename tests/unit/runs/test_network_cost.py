@@ -19,6 +19,17 @@ NETWORKS = {
     "checkpointed": lambda: bertswin_tiny(activation_checkpointing=True, **TINY),
     "two stages": lambda: bertswin_tiny(img_size=16, patch_size=4, window_size=2, **TINY),
 }
+# mask tokens left out; which windows are full depends on the mask, so these are computed, not only counted
+SPARING = {
+    "no MLP": lambda: bertswin_tiny(mask_token_updates="attention", **TINY),
+    "one block out": lambda: bertswin_tiny(mask_token_updates=["none", "full"], **TINY),
+    "neither whole": lambda: bertswin_tiny(mask_token_updates=["attention", "none"], **TINY),
+    "few hidden": lambda: bertswin_tiny(mask_token_updates=["none", "attention"], masking_ratio=0.1, **TINY),
+    "windows that stand out": lambda: bertswin_tiny(mask_token_updates=["none", "full"], window_size=4, **TINY),
+    "checkpointed": lambda: bertswin_tiny(
+        mask_token_updates=["attention", "none"], activation_checkpointing=True, **TINY
+    ),
+}
 
 
 def volumes(network, batch=1):
@@ -61,6 +72,34 @@ def test_flops_are_those_that_torch_counts(name):
     cost = network_cost(network)
     assert cost.forward_flops == pytest.approx(forward, rel=0.02)
     assert cost.backward_flops == pytest.approx(backward, rel=0.02)
+
+
+@pytest.mark.parametrize("name", SPARING)
+def test_flops_without_mask_tokens_are_those_that_torch_counts(name):
+    torch.manual_seed(0)
+    network = SPARING[name]()
+    forward, backward = counted(network)
+    cost = network_cost(network)
+    assert cost.forward_flops == pytest.approx(forward, rel=0.01)
+    assert cost.backward_flops == pytest.approx(backward, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in SPARING if name != "checkpointed"])
+def test_what_is_kept_without_mask_tokens(name):
+    torch.manual_seed(0)
+    network = SPARING[name]()
+    assert network_cost(network).kept_bytes == pytest.approx(kept_bytes(network), rel=0.06)
+
+
+def test_the_papers_network_at_the_price_of_a_vit():
+    """MONAI's `MaskedAutoEncoderViT` with an MLP four times as wide and its default decoder takes 228.3 GFLOP."""
+    network = {"mask_token_updates": ["none"] * 10 + ["full"] * 2}
+    with torch.device("meta"):
+        forward, _ = counted(bertswin_base(**network))
+        cost = network_cost(bertswin_base(**network))
+    # without data every window has room for all its tokens
+    assert forward < 1.1 * 228.3e9
+    assert 0.85 * forward < cost.forward_flops < forward
 
 
 def test_flops_of_the_papers_network():
