@@ -19,15 +19,10 @@ one core, six for one of `SwinUNETR`.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import math
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,39 +31,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import fire
 import numpy as np
 import torch
+from few_labels import CLASS_NAMES, Crops, Data, Schedule, append_row, clock, digest, read_rows, score, train
 from matplotlib.figure import Figure
-from monai.losses import DiceCELoss
 from monai.networks.nets import SwinUNETR
 from tables import table
 from torch import nn
 from torch.nn import functional as F
 
-from bertswin_ext.data import SeededDataset, StreamSampler, Uncollated, VolumeReader, load_datalist, write_phantoms
-from bertswin_ext.data.datalist import Item
-from bertswin_ext.engines.prepare_batch import PrepareSegmentationBatch
-from bertswin_ext.evaluation import mean_scores, segmentation_scores
-from bertswin_ext.inferers import sliding_window
+from bertswin_ext.data import load_datalist, write_phantoms
 from bertswin_ext.networks.pretrained import load_pretrained
 from bertswin_ext.networks.segmenter import BertsWinSegmenter
 from bertswin_ext.networks.vit_segmenter import ViTSegmenter
-from bertswin_ext.optimizers.parameter_groups import parameter_groups
-from bertswin_ext.transforms.pipelines import device_transforms
-from bertswin_ext.transforms.segmentation_pipelines import segmentation_preprocessing, segmentation_training
 from bertswin_ext.voxels import VOXELS
 
-CLASS_NAMES = ("background", "mandible", "skull")
 PHANTOM_SEED, NUM_HELD_OUT = 500, 8
-WARM_UP, CLIP = 0.1, 1.0
 COLORS = {"pretrained": "#1f6fb4", "scratch": "#8a8a8a", "vit": "#e07b28", "swin_unetr": "#5fa777"}
 
 
 class Size(NamedTuple):
     """Sizes of data and networks."""
 
-    img_size: int
-    patch_size: int
-    spacing_mm: float
-    batch_size: int
+    crops: Crops
     network: dict[str, int]
     window_size: int
     swin: dict[str, int]
@@ -77,16 +60,13 @@ class Size(NamedTuple):
 
 SIZES = {
     "demo": Size(
-        48,
-        8,
-        0.8,
-        2,
+        Crops(48, 8, 0.8, 2),
         {"hidden_size": 96, "num_layers": 4, "num_heads": 4, "stem_channels": 16, "decoder_channels": 8},
         3,
         {"feature_size": 12, "window_size": 4},
         60,
     ),
-    "base": Size(224, 16, VOXELS.spacing_mm, 6, {}, 7, {"feature_size": 48, "use_checkpoint": True}, 256),
+    "base": Size(Crops(224, 16, VOXELS.spacing_mm, 6), {}, 7, {"feature_size": 48, "use_checkpoint": True}, 256),
 }
 
 
@@ -115,7 +95,7 @@ class Method(NamedTuple):
 
 
 def _bertswin(size: Size) -> nn.Module:
-    return BertsWinSegmenter(size.img_size, size.patch_size, window_size=size.window_size, **size.network)
+    return BertsWinSegmenter(size.crops.img_size, size.crops.patch_size, window_size=size.window_size, **size.network)
 
 
 METHODS = {
@@ -123,7 +103,7 @@ METHODS = {
     "scratch": Method("BertsWin, from scratch", _bertswin, "", 5e-3, 5e-3),
     "vit": Method(
         "ViT, pre-trained (MAE)",
-        lambda size: ViTSegmenter(size.img_size, size.patch_size, **size.network),
+        lambda size: ViTSegmenter(size.crops.img_size, size.crops.patch_size, **size.network),
         "vit_encoder",
         5e-3,
         5e-3,
@@ -147,18 +127,6 @@ class Job(NamedTuple):
     def key(self) -> tuple[str, ...]:
         """As in the file of runs."""
         return tuple(str(value) for value in self)
-
-
-class Data(NamedTuple):
-    """Joints to label some of, and joints to measure on."""
-
-    pool: list[Item]
-    held_out: list[Item]
-
-    def labelled(self, number: int, seed: int) -> list[Item]:
-        """So many joints; a seed's smaller numbers are within its larger ones."""
-        order = np.random.default_rng(seed).permutation(len(self.pool))
-        return [self.pool[index] for index in order[:number]]
 
 
 def run(
@@ -198,16 +166,16 @@ def run(
     files = {"encoder": encoder, "vit_encoder": vit_encoder}
     chosen = {name: _file_of(name, files) for name in names}
     jobs = [
-        Job(name, number, seed, size, steps, *_rates(name, head_lr, encoder_lr), _digest(chosen[name]))
+        Job(name, number, seed, size, steps, *_rates(name, head_lr, encoder_lr), digest(chosen[name]))
         for seed in (range(seeds) if isinstance(seeds, int) else seeds)
         for number in numbers
         for name in names
     ]
     runs = Path(output) / "runs.csv"
     for job in jobs:
-        if job.key() not in _read(runs):
+        if job.key() not in read_rows(runs, Job._fields):
             _tell(f"{METHODS[job.method].label}, {job.labelled} labelled, seed {job.seed}")
-            _append(runs, job, train_and_score(job, data, chosen[job.method], device))
+            append_row(runs, job._asdict(), train_and_score(job, data, chosen[job.method], device))
     results = _results(runs, jobs)
     text = f"{result_table(results)}\n\n{_setting(jobs, data)}"
     (Path(output) / "table.md").write_text(text + "\n", encoding="utf-8")
@@ -220,90 +188,17 @@ def run(
 
 def train_and_score(job: Job, data: Data, weights: str, device: str) -> dict[str, float]:
     """Learn from the labelled joints, and measure on the held-out ones."""
-    size, start = SIZES[job.size], _clock(device)
+    size, start = SIZES[job.size], clock(device)
     torch.manual_seed(job.seed)
     network = METHODS[job.method].make(size).to(device)
     if weights:
-        load_pretrained(network, weights, size.spacing_mm)
-    loss = train(network, job, data.labelled(job.labelled, job.seed), device)
-    trained = _clock(device)
-    scores = score(network, data.held_out, size, device)
-    seconds = {"train_seconds": trained - start, "score_seconds": _clock(device) - trained}
+        load_pretrained(network, weights, size.crops.spacing_mm)
+    schedule = Schedule(job.steps, job.head_lr, job.encoder_lr, job.seed)
+    loss = train(network, size.crops, schedule, data.labelled(job.labelled, job.seed), device)
+    trained = clock(device)
+    scores = score(network, data.held_out, size.crops, device)
+    seconds = {"train_seconds": trained - start, "score_seconds": clock(device) - trained}
     return {**scores, "loss": loss, **seconds}
-
-
-def train(network: nn.Module, job: Job, items: Sequence[Item], device: str) -> float:
-    """The bundle's step, so many times; the mean loss of the last tenth of them."""
-    size = SIZES[job.size]
-    optimizer = torch.optim.AdamW(parameter_groups(network, "full", job.head_lr, job.encoder_lr, weight_decay=0.05))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / job.steps))
-    weight = torch.tensor([0.1, 1.0, 1.0], device=device)
-    criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, weight=weight)
-    losses = []
-    network.train()
-    for image, label in batches(items, size, job, device):
-        with _precision(device):
-            loss = criterion(network(image), label)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item())
-    return statistics.fmean(losses[-max(1, job.steps // 10) :])
-
-
-def batches(items: Sequence[Item], size: Size, job: Job, device: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Augmented crops of the labelled joints: images and labels."""
-    chain = segmentation_training(size.img_size, size.spacing_mm, VolumeReader())
-    dataset = SeededDataset(items, chain)
-    finish = device_transforms(size.patch_size, with_label=True, warp_prob=0.5, noise_prob=0.5)
-    prepare = PrepareSegmentationBatch(finish, input_key="input")
-    keys = iter(StreamSampler(len(items), job.seed))
-    for _ in range(job.steps):
-        yield prepare(Uncollated([dataset[next(keys)] for _ in range(size.batch_size)]), device)
-
-
-def score(network: nn.Module, items: Sequence[Item], size: Size, device: str) -> dict[str, float]:
-    """Mean Dice and HD95 over the joints, of all classes and of each."""
-    inferer = sliding_window(size.img_size, size.patch_size, overlap=0.25)
-    dataset = SeededDataset(items, segmentation_preprocessing(size.spacing_mm, VolumeReader(), with_label=True))
-    cases = []
-    network.eval()
-    for item in dataset:
-        with torch.inference_mode(), _precision(device):
-            logits = inferer(item["image"].as_tensor()[None].to(device), network)
-        found = logits[0].argmax(dim=0).cpu()
-        cases.append(segmentation_scores(found, item["label"].as_tensor(), [size.spacing_mm] * 3, CLASS_NAMES))
-    return {
-        **{name: _mean(mean_scores(case)[name] for case in cases) for name in ("dice", "hd95_mm")},
-        **{
-            f"{name}_{one.name}": _mean(getattr(case[index], name) for case in cases)
-            for name in ("dice", "hd95_mm")
-            for index, one in enumerate(cases[0])
-        },
-    }
-
-
-def _clock(device: str) -> float:
-    """Seconds; the CPU's do not contain what other programs took."""
-    return time.process_time() if device == "cpu" else time.perf_counter()
-
-
-def _rate(progress: float) -> float:
-    """Share of the learning rate: linear warm-up, then a cosine to zero."""
-    if progress < WARM_UP:
-        return (progress + 0.01) / (WARM_UP + 0.01)
-    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
-
-
-def _precision(device: str) -> torch.autocast | nullcontext[None]:
-    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
-
-
-def _mean(values: Iterator[float]) -> float:
-    """Mean of what is counted."""
-    return statistics.fmean(value for value in values if not math.isnan(value))
 
 
 # --- what to run ---
@@ -312,18 +207,16 @@ def _mean(values: Iterator[float]) -> float:
 def _data(dataset_dir: str, output: Path, size: Size, most: int) -> Data:
     """Phantoms, or a datalist's training and validation items that have labels."""
     if dataset_dir:
-        found = load_datalist(dataset_dir)
-        pool, held_out = ([item for item in part if "label" in item] for part in (found.training, found.validation))
+        data = Data.of_datalist(dataset_dir)
     else:
         count = NUM_HELD_OUT + max(most, 8)
         folder = output / f"phantoms_{size.phantom_size}_{count}"
-        source = write_phantoms(folder, count, size.phantom_size, size.spacing_mm, seed=PHANTOM_SEED)
+        source = write_phantoms(folder, count, size.phantom_size, size.crops.spacing_mm, seed=PHANTOM_SEED)
         split = load_datalist(source)
         items = sorted([*split.training, *split.validation], key=lambda item: item["image"])
-        held_out, pool = items[:NUM_HELD_OUT], items[NUM_HELD_OUT:]
-    if len(pool) < most or not held_out:
-        sys.exit(f"{len(pool)} labelled joints to learn from and {len(held_out)} to measure on are too few for {most}.")
-    return Data(pool, held_out)
+        data = Data(items[NUM_HELD_OUT:], items[:NUM_HELD_OUT])
+    data.check(most)
+    return data
 
 
 def _file_of(name: str, files: dict[str, str]) -> str:
@@ -341,11 +234,6 @@ def _rates(name: str, head_lr: float | None, encoder_lr: float | None) -> tuple[
     return method.head_lr if head_lr is None else head_lr, method.encoder_lr if encoder_lr is None else encoder_lr
 
 
-def _digest(path: str) -> str:
-    """Other weights make another run."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8] if path else "none"
-
-
 def _listed(values: Sequence[str | int] | str | int) -> list[str | int]:
     return [values] if isinstance(values, (str, int)) else list(values)
 
@@ -353,28 +241,9 @@ def _listed(values: Sequence[str | int] | str | int) -> list[str | int]:
 # --- results ---
 
 
-def _append(path: Path, job: Job, scores: dict[str, float]) -> None:
-    """Add a row; the first one comes with the titles."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow([*Job._fields, *scores])
-        writer.writerow([*job.key(), *(f"{value:.5f}" for value in scores.values())])
-
-
-def _read(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
-    """Rows by the job that they are of."""
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        return {tuple(row[field] for field in Job._fields): row for row in csv.DictReader(file)}
-
-
 def _results(path: Path, jobs: Sequence[Job]) -> dict[tuple[str, int], list[dict[str, float]]]:
     """Scores by method and number of labels, one entry per seed, in the seeds' order."""
-    rows = _read(path)
+    rows = read_rows(path, Job._fields)
     results: dict[tuple[str, int], list[dict[str, float]]] = {}
     for job in jobs:
         row = {name: float(rows[job.key()][name]) for name in ("dice", "hd95_mm")}
@@ -432,10 +301,10 @@ def _setting(jobs: Sequence[Job], data: Data) -> str:
         f"{METHODS[name].label}: {head:g} and {rest:g}"
         for name, head, rest in dict.fromkeys((job.method, job.head_lr, job.encoder_lr) for job in jobs)
     )
-    first = jobs[0]
+    first, crops = jobs[0], SIZES[jobs[0].size].crops
     return (
-        f"{len({job.seed for job in jobs})} seeds, {first.steps} steps of {SIZES[first.size].batch_size} crops of "
-        f"{SIZES[first.size].img_size}^3 at {SIZES[first.size].spacing_mm:g} mm, {len(data.held_out)} held-out joints. "
+        f"{len({job.seed for job in jobs})} seeds, {first.steps} steps of {crops.batch_size} crops of "
+        f"{crops.img_size}^3 at {crops.spacing_mm:g} mm, {len(data.held_out)} held-out joints. "
         "Mean over the seeds; brackets hold the smallest and the largest. Learning rates of decoder and encoder: "
         f"{rates}."
     )

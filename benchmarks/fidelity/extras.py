@@ -68,7 +68,7 @@ class Ablation(NamedTuple):
         values: final fidelity by the metric's key, one value for each seed.
         flops: of a sample; NaN leaves the column empty.
         is_reference: the recipe itself, with which all others of that recipe and that horizon are compared.
-        is_kept: whether it became a part of `recipe: "ours"`.
+        is_kept: whether the bundle's recipe has it by now.
     """
 
     recipe: str
@@ -90,8 +90,8 @@ def ablation_section(ablations: Sequence[Ablation], metrics: Sequence[Metric]) -
     side = "above" if main.larger_is_better else "below"
     text = (
         f"Final fidelity at equal epochs. *over the reference's* divides the {main.label} by that of the reference, "
-        f"seed by seed: {side} 1 is better. Mean; brackets hold the smallest and the largest. *kept* is part of "
-        '`recipe: "ours"`.'
+        f"seed by seed: {side} 1 is better. Mean; brackets hold the smallest and the largest. Learning rates are "
+        "those of the recipe, not tuned again."
     )
     return "\n\n".join(["## Ablations", text, table(titles, rows)])
 

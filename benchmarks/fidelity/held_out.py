@@ -12,7 +12,6 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from bertswin_ext.evaluation.reconstruction_fidelity import composed_volume, scored_voxels
-from bertswin_ext.networks import load_weights
 from bertswin_ext.networks.masking import choose_visible
 from bertswin_ext.networks.weights import read_checkpoint
 from fidelity.arms import Job
@@ -64,17 +63,17 @@ def values_at_end(job: Job, folder: Path, dataset_dir: Path) -> dict[str, float]
     parser = _parser(job, dataset_dir)
     parser["masking_ratio"] = _parser(job._replace(change=""), dataset_dir)["masking_ratio"]
     network = parser.get_parsed_content("network_def")
-    network.load_state_dict(read_checkpoint(sorted((folder / "checkpoints").glob("*.pt"))[-1])["model"])
+    network.load_state_dict(_last_weights(folder))
     evaluator = _evaluator(parser, network)
     evaluator.run()
     return {name: float(value) for name, value in evaluator.state.metrics.items()}
 
 
 def examples(jobs: Mapping[str, Job], runs: Path, dataset_dir: Path, indices: tuple[int, ...]) -> list[Example]:
-    """Held-out volumes beside what the best weights of runs make of them.
+    """Held-out volumes beside what the last weights of runs make of them.
 
     Args:
-        jobs: a run for each arm, by its label; those without weights are left out.
+        jobs: a run for each arm, by its label.
         runs: folder of the runs.
         dataset_dir: the datalist.
         indices: of the volumes, in the order of the datalist.
@@ -82,12 +81,9 @@ def examples(jobs: Mapping[str, Job], runs: Path, dataset_dir: Path, indices: tu
     found: dict[int, dict[str, np.ndarray]] = {index: {} for index in indices}
     frames: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
     for label, job in jobs.items():
-        weights = runs / job.name / "model.pt"
-        if not weights.is_file():
-            continue
         parser = _parser(job, dataset_dir)
         network = parser.get_parsed_content("network_def")
-        load_weights(network, weights)
+        network.load_state_dict(_last_weights(runs / job.name))
         dataset, patch_size = parser.get_parsed_content("validate::dataset"), parser.get_parsed_content("patch_size")
         for index in indices:
             x, target, _, more = parser.get_parsed_content("validate::prepare_batch")([dataset[index]])
@@ -99,6 +95,12 @@ def examples(jobs: Mapping[str, Job], runs: Path, dataset_dir: Path, indices: tu
             frames[index] = item["patient"], original, np.where(hidden, np.nan, original)
             found[index][label] = composed_volume(output, target, patch_size)[0, 0].numpy()
     return [Example(*frames[index], found[index]) for index in frames]
+
+
+def _last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint of a run."""
+    weights: dict[str, torch.Tensor] = read_checkpoint(sorted((folder / "checkpoints").glob("*.pt"))[-1])["model"]
+    return weights
 
 
 def _evaluator(parser: ConfigParser, network: nn.Module) -> Any:

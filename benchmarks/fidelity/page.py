@@ -7,13 +7,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fidelity.cells import number, ratio_text, verdict
+from fidelity.cells import number, ratio_text
 from fidelity.comparing import ArmFacts, Comparison, Goal
 from fidelity.curves import Metric, Run, write_runs
 from fidelity.extras import Ablation, Transfer, Tried, ablation_section, transfer_section, tried_section
 from fidelity.figures import Example, draw_costs, draw_fidelity, draw_ratios, draw_reconstructions
 from fidelity.reaching import Ratio
-from fidelity.sections import arms_section, finals_section, goals_section, headline, reaching_section
+from fidelity.sections import (
+    arms_section,
+    both_verdicts,
+    finals_section,
+    goals_section,
+    headline,
+    near_best,
+    reaching_section,
+)
 from fidelity.text import INTRODUCTION, PLATEAU, READING
 
 
@@ -161,6 +169,8 @@ def _arm_line(comparison: Comparison, name: str, metric: Metric) -> str:
         ratio = headline(comparison, name, metric, quantity)
         costs += [] if ratio.kind == "none" else [_times(ratio, quantity, with_interval=quantity == "seconds")]
     seeds = f"{found.seeds} seeds" if found.seeds > 1 else "1 seed, so no interval"
+    near = ratio_text(near_best(comparison, name, metric)) or "not known"
+    costs.append(f"and 95 % of its gain with {near} times fewer epochs")
     return f"**{name}** reaches {best} with {', '.join(costs)}; {seeds}"
 
 
@@ -192,7 +202,7 @@ def _goal_line(comparison: Comparison, metric: Metric, goal: Goal) -> str:
     if goal.arm not in comparison.others:
         return f"{asked}; not run"
     found = headline(comparison, goal.arm, metric, goal.quantity)
-    answer = verdict(found, goal)
+    answer = both_verdicts(comparison, goal.arm, metric, goal)
     words = {"yes": "met", "no": "**not met**", "not known": "not known", "not shown": "not shown by the bound"}
     return f"{asked}; measured {ratio_text(found) or 'nothing'}: {words.get(answer, answer.replace('yes', 'met'))}"
 

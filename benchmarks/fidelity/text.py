@@ -24,8 +24,8 @@ READING = """\
   did not get there, or was there at the shortest horizon already; bounds have no interval, and where both are there at
   their shortest, the quotient is *not known*. *of means* is the quotient of the curves averaged over the seeds, which
   has no interval either.
-- FLOPs are those of a sample, forward pass and all backward passes. Seconds are a sample's with nothing else running,
-  arms taking turns, median over the rounds; what the rounds leave open is in the interval of the ratio.
+- FLOPs are those of a sample, forward pass and all backward passes. Seconds are a sample's on the processor, one
+  thread, arms taking turns, median over the rounds; what the rounds leave open is in the interval of the ratio.
 """
 
 PLATEAU = 0.05

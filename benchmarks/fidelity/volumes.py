@@ -13,12 +13,22 @@ from bertswin_ext.data.phantoms.variation import Variation
 from bertswin_ext.data.preparation.preparation_settings import PreparationSettings
 from bertswin_ext.data.preparation.prepare import prepare
 
-__all__ = ["NUM_PHANTOMS", "NUM_SCANS", "SPACING_MM", "make_volumes"]
+__all__ = [
+    "DEFORM_MM",
+    "NUM_PHANTOMS",
+    "NUM_SCANS",
+    "PHANTOMS_PER_FOLD",
+    "SCANS_PER_FOLD",
+    "SPACING_MM",
+    "make_volumes",
+]
 
 NUM_PHANTOMS, NUM_SCANS, SPACING_MM = 60, 8, 0.7
-_PHANTOM_SIZE, _PHANTOM_SEED, _SCAN_SEED, _DEFORM_MM, _ROI_SIZE = 88, 7, 11, 3.0, 114
-# every so manieth is held out
-_PHANTOMS_PER_FOLD, _SCANS_PER_FOLD = 5, 4
+DEFORM_MM = 3.0
+PHANTOMS_PER_FOLD, SCANS_PER_FOLD = 5, 4
+"""Every so manieth is held out."""
+
+_PHANTOM_SIZE, _PHANTOM_SEED, _SCAN_SEED, _ROI_SIZE = 88, 7, 11, 114
 
 
 def make_volumes(folder: Path, labels: str | Path | None) -> Path:
@@ -45,7 +55,7 @@ def make_volumes(folder: Path, labels: str | Path | None) -> Path:
 def _phantoms(folder: Path) -> list[dict[str, Any]]:
     """Phantoms, each a patient."""
     datalist = write_phantoms(folder / "phantoms", NUM_PHANTOMS, _PHANTOM_SIZE, SPACING_MM, seed=_PHANTOM_SEED)
-    return _with_folds(datalist, _PHANTOMS_PER_FOLD)
+    return _with_folds(datalist, PHANTOMS_PER_FOLD)
 
 
 def _scans(folder: Path, labels: str | Path) -> list[dict[str, Any]]:
@@ -53,9 +63,9 @@ def _scans(folder: Path, labels: str | Path) -> list[dict[str, Any]]:
     semi = folder / "semi_synthetic"
     datalist = semi / "datalist.json"
     if not datalist.exists():
-        variation = Variation(spacing_mm=SPACING_MM, deform_mm=_DEFORM_MM)
+        variation = Variation(spacing_mm=SPACING_MM, deform_mm=DEFORM_MM)
         write_semi_synthetic(labels, semi, NUM_SCANS, _SCAN_SEED, variation=variation)
-    items = _with_folds(datalist, _SCANS_PER_FOLD)
+    items = _with_folds(datalist, SCANS_PER_FOLD)
     return [{**item, "patient": f"{item['patient']}-{number}"} for number, item in enumerate(items)]
 
 

@@ -92,11 +92,13 @@ class StructureCorrelation:
 
     Args:
         patch_size: edge of a token in voxels.
-        subpatch_size: edge of a sub-patch in voxels, a divisor of ``patch_size``.
+        subpatch_size: edge of a sub-patch in voxels, a divisor of ``patch_size``; 8, or the patch's if that is less,
+            when None.
         min_std_hu: smallest standard deviation of a sub-patch that is looked at.
     """
 
-    def __init__(self, patch_size: int, subpatch_size: int = 8, min_std_hu: float = 100.0) -> None:
+    def __init__(self, patch_size: int, subpatch_size: int | None = None, min_std_hu: float = 100.0) -> None:
+        subpatch_size = min(8, patch_size) if subpatch_size is None else subpatch_size
         if subpatch_size < 2 or patch_size % subpatch_size:
             raise ValueError(
                 f"`subpatch_size` must be at least 2 and divide patch_size {patch_size}, got {subpatch_size}."
@@ -105,7 +107,7 @@ class StructureCorrelation:
         self.min_std = min_std_hu / VOXELS.std_hu
 
     def __call__(self, prediction: Fields, target: Fields) -> torch.Tensor:
-        """Mean over all such sub-patches of the batch, 0 where there are none."""
+        """Mean over such sub-patches, sample by sample, then over the samples that have any; 0 where none has."""
         size = self.subpatch_size
         guess, guess_std = _centred(prediction["reconstruction"].float(), size)
         truth, truth_std = _centred(target["image"].float(), size)
@@ -113,14 +115,16 @@ class StructureCorrelation:
         correlation = covariance / (guess_std * truth_std).clamp(min=1e-6)
         scored = cube_means(scored_voxels(prediction, target, self.patch_size).float(), size) > 0.5
         chosen = scored & (truth_std >= self.min_std)
-        return torch.where(chosen, correlation, 0.0).sum() / chosen.sum().clamp(min=1)
+        counts = chosen.flatten(1).sum(dim=1)
+        means = torch.where(chosen, correlation, 0.0).flatten(1).sum(dim=1) / counts.clamp(min=1)
+        return means.sum() / (counts > 0).sum().clamp(min=1)
 
 
 class BoneSurfaceError:
     """Mean distance in mm between the surfaces of predicted and true bone, where tokens were hidden, both directions.
 
     Bone is what is denser than ``threshold_hu``. Bone that was left out or invented counts with its distance from the
-    other surface, at most ``limit_mm``. Samples without any surface there are left out; 0 where none is left.
+    other surface, at most ``limit_mm``; a sample in which there is no bone, and none was invented, with 0.
 
     Args:
         patch_size: edge of a token in voxels.
@@ -142,8 +146,7 @@ class BoneSurfaceError:
         scored = scored_voxels(prediction, target, self.patch_size)
         samples = zip(*(masks[:, 0].cpu().numpy() for masks in (guess, truth, scored)), strict=True)
         found = [self._distances(*masks) for masks in samples]
-        means = [float(distances.mean()) for distances in found if len(distances)]
-        return torch.tensor(float(np.mean(means)) if means else 0.0)
+        return torch.tensor(float(np.mean([distances.mean() if len(distances) else 0.0 for distances in found])))
 
     def _distances(
         self, guess: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], scored: npt.NDArray[np.bool_]

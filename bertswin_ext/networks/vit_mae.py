@@ -32,6 +32,9 @@ class ViTMAE(MaskedAutoEncoderViT):  # type: ignore[misc]
             tokens, as in `BertsWinMAE`: both networks then see the same.
         **kwargs: everything else that MONAI's network takes.
 
+    Raises:
+        ValueError: ``ratio_of`` is another word, or an argument is refused by MONAI.
+
     Attributes:
         arguments: all of these with MONAI's defaults, what an equal network is built with.
     """

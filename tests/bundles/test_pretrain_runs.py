@@ -238,7 +238,7 @@ def test_resuming_another_run_is_refused_and_every_difference_named(bundle, phan
     result = run(command(bundle, **options), check=False)
     assert result.returncode != 0
     assert "The run differs from the checkpoint's: datalist " in result.stderr
-    assert "learning_rate 0.0003 -> 0.5; mask_block_size 1 -> 2; network::arguments::window_size [" in result.stderr
+    assert "learning_rate 0.0003 -> 0.5; mask_block_size 1 -> 2; record::arguments::window_size [" in result.stderr
 
 
 def test_the_network_has_the_shape_that_the_metadata_say(bundle):

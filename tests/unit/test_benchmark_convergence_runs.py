@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bertswin_ext.data import load_datalist
 from bertswin_ext.runs import config_problems, known_ids
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ def benchmark(monkeypatch):
     before = set(sys.modules)
     yield importlib.import_module("convergence")
     for name in set(sys.modules) - before:
-        if name in ("convergence", "tables") or name.split(".")[0] == "fidelity":
+        if name in ("convergence", "few_labels", "tables") or name.split(".")[0] == "fidelity":
             del sys.modules[name]
 
 
@@ -81,47 +82,86 @@ def test_networks_have_two_million_parameters_within_ten_percent(benchmark, arms
     assert 1.9 < costs["l2"].backward / costs["l2"].forward < 2.1
 
 
-def test_the_papers_size_has_the_flops_that_are_known(benchmark):
-    assert benchmark.paper_cost("l2").forward == pytest.approx(538e9, rel=0.01)
-    assert benchmark.paper_cost("vit_l2").forward == pytest.approx(228e9, rel=0.01)
+def test_the_papers_size_has_the_flops_that_are_known(benchmark, arms):
+    forward = {arm: benchmark.paper_cost(arm).forward for arm in ("vit_l2", "l2", "sparse_last", "sparse_every")}
+    assert forward["l2"] == pytest.approx(538e9, rel=0.01)
+    assert forward["vit_l2"] == pytest.approx(228e9, rel=0.01)
+    # parity
+    assert max(forward["sparse_last"], forward["sparse_every"]) <= 1.1 * forward["vit_l2"]
 
 
-def write_run(folder, job, loss, status="completed", **changed):
+@pytest.fixture
+def store(tmp_path):
+    """A datalist, and the hash that runs of it report."""
+    (tmp_path / "store").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "store" / f"{name}.nii").touch()
+    items = [{"image": f"{name}.nii", "patient": name, "fold": fold} for fold, name in enumerate(("a", "b"))]
+    (tmp_path / "store" / "datalist.json").write_text(json.dumps({"training": items}))
+    return tmp_path / "store" / "datalist.json"
+
+
+def write_run(folder, job, loss, store, status="completed", sha256=None, **changed):
     """As a run leaves it behind."""
     folder = folder / job.name
     folder.mkdir(parents=True)
-    config = {key: value for key, value in job.overrides.items() if "::" not in key} | changed
-    (folder / "run_report.json").write_text(json.dumps({"status": status, "config": config}))
+    config = {**json.loads(json.dumps(parser_for(job).config)), **changed}
+    data = {"sha256": sha256 or load_datalist(store).sha256}
+    (folder / "run_report.json").write_text(json.dumps({"status": status, "config": config, "data": data}))
     rows = [f"{epoch},{loss}" for epoch in range(1, job.epochs + 1)]
     (folder / "metrics.csv").write_text("\n".join(["epoch,val_mean_loss", *rows]))
 
 
-def test_the_best_learning_rate_is_taken_and_a_diverged_one_never(benchmark, tmp_path):
+def test_the_best_learning_rate_is_taken_and_a_diverged_one_never(benchmark, store, tmp_path):
     for job, loss in zip(benchmark.tuning(["l2"]), ("nan", 0.4, 0.3), strict=True):
-        write_run(tmp_path, job, loss)
-    assert benchmark.chosen_rate("l2", tmp_path) == benchmark.ARMS["l2"].rates[2]
-    jobs = benchmark.training(["l2"], [1, 0], tmp_path)
+        write_run(tmp_path, job, loss, store)
+    assert benchmark.chosen_rate("l2", tmp_path, store) == benchmark.ARMS["l2"].rates[2]
+    jobs = benchmark.training(["l2"], [1, 0], tmp_path, store)
     assert {job.rate for job in jobs} == {benchmark.ARMS["l2"].rates[2]}
     assert [(job.seed, job.epochs) for job in jobs] == list(itertools.product((1, 0), benchmark.ARMS["l2"].horizons))
+    changed = benchmark.changes(["l2", "conductor"], [0], tmp_path, store)
+    assert {job.arm for job in changed} == {"l2"}
+    assert changed[0].change == ""
 
 
-def test_nothing_is_trained_on_a_guess(benchmark, tmp_path):
+def test_the_baselines_learning_rate_is_chosen_by_its_long_runs(benchmark, store, tmp_path):
+    jobs = benchmark.tuning(["vit_l2"])
+    assert [job.epochs for job in jobs] == [6, 6, 6, 64, 64, 64]
+    for job, loss in zip(jobs, (0.1, 0.2, 0.3, 0.03, 0.02, 0.01), strict=True):
+        write_run(tmp_path, job, loss, store)
+    assert benchmark.chosen_rate("vit_l2", tmp_path, store) == benchmark.ARMS["vit_l2"].rates[2]
+    chosen = [row for row in benchmark._tried("vit_l2", tmp_path, store) if row.is_chosen]
+    assert [(row.learning_rate, row.epochs) for row in chosen] == [(benchmark.ARMS["vit_l2"].rates[2], 64)]
+
+
+def test_nothing_is_trained_on_a_guess(benchmark, store, tmp_path):
     first, second, third = benchmark.tuning(["l2"])
-    write_run(tmp_path, first, 0.3)
-    write_run(tmp_path, second, 0.4)
-    write_run(tmp_path, third, 0.2, status="failed")
+    write_run(tmp_path, first, 0.3, store)
+    write_run(tmp_path, second, 0.4, store)
+    write_run(tmp_path, third, 0.2, store, status="failed")
     with pytest.raises(SystemExit, match=r"The learning rates of l2 are not tuned yet: run the stage `tune` first\."):
-        benchmark.training(["l2"], [0], tmp_path)
+        benchmark.training(["l2"], [0], tmp_path, store)
 
 
-def test_a_run_of_another_recipe_is_not_taken_for_this_one(benchmark, tmp_path):
-    job = benchmark.Job("l2", 8, 1e-3, 0)
-    assert not benchmark.is_complete(tmp_path / job.name, job)
-    write_run(tmp_path, job, 0.3)
-    assert benchmark.is_complete(tmp_path / job.name, job)
-    other = tmp_path / "other"
-    write_run(other, job, 0.3, warmup_epochs=3.0)
-    assert not benchmark.is_complete(other / job.name, job)
+@pytest.mark.parametrize(
+    ("arm", "changed", "complete"),
+    [
+        ("l2", {}, True),
+        ("l2", {"output_dir": "elsewhere", "_desc_": "another text"}, True),
+        ("l2", {"warmup_epochs": 3.0}, False),
+        ("l2", {"hidden_size": 999}, False),
+        ("l2", {"optimizer": {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999]}}, False),
+        ("vit_l2", {"network_def": {"decoder_hidden_size": 48}}, False),
+        ("l2", {"sha256": "another"}, False),
+    ],
+)
+def test_a_run_of_another_recipe_or_of_other_volumes_is_not_taken_for_this_one(
+    benchmark, store, tmp_path, arm, changed, complete
+):
+    job = benchmark.Job(arm, 8, 1e-3, 0)
+    assert not benchmark.is_complete(tmp_path / job.name, job, store)
+    write_run(tmp_path, job, 0.3, store, **changed)
+    assert benchmark.is_complete(tmp_path / job.name, job, store) is complete
 
 
 @pytest.mark.parametrize("option", ["only", "arms"])
@@ -133,16 +173,20 @@ def test_unknown_stages_and_arms_are_refused(benchmark, tmp_path, option):
 @pytest.mark.bundle
 def test_the_whole_benchmark(benchmark, arms, monkeypatch, tmp_path):
     """Trained, measured, written; and not trained again."""
-    monkeypatch.setattr(sys.modules["fidelity.volumes"], "NUM_PHANTOMS", 5)
+    for module in (benchmark, sys.modules["fidelity.volumes"]):
+        monkeypatch.setattr(module, "NUM_PHANTOMS", 5)
     vit, l2 = arms.ARMS["vit_l2"], arms.ARMS["l2"]
     decoder = {f"network_def::{key}": value for key, value in TINY_DECODER.items()}
     monkeypatch.setitem(
-        arms.ARMS, "vit_l2", vit._replace(overrides=vit.overrides | TINY | decoder, rates=(1e-3,), horizons=(1,))
+        arms.ARMS,
+        "vit_l2",
+        vit._replace(overrides=vit.overrides | TINY | decoder, rates=(1e-3,), horizons=(1,), tuning=(1,)),
     )
-    monkeypatch.setitem(arms.ARMS, "l2", l2._replace(overrides=l2.overrides | TINY, rates=(1e-3,), horizons=(1,)))
+    monkeypatch.setitem(
+        arms.ARMS, "l2", l2._replace(overrides=l2.overrides | TINY, rates=(1e-3,), horizons=(1,), tuning=(1,))
+    )
     for name in set(arms.ARMS) - {"vit_l2", "l2"}:
         monkeypatch.delitem(arms.ARMS, name)
-    monkeypatch.setattr(benchmark, "TUNING_EPOCHS", 1)
     monkeypatch.setattr(benchmark, "GOALS", benchmark.GOALS[:1])
 
     options = {"output": str(tmp_path / "runs"), "out": str(tmp_path / "page"), "seeds": 1, "arms": ["vit_l2", "l2"]}
@@ -150,6 +194,8 @@ def test_the_whole_benchmark(benchmark, arms, monkeypatch, tmp_path):
     page = (tmp_path / "page" / "convergence.md").read_text()
     assert "BertsWin, AdamW, L2" in page
     assert "asked of BertsWin, AdamW, L2: 5.8 times fewer epochs" in page
+    assert "data: 5 phantoms of 0.7 mm, 4 to train on" in page
+    assert "python -m monai.bundle run --config_file" in page
     names = {"convergence", "convergence_costs", "convergence_ratios", "convergence_reconstructions"}
     assert {path.stem for path in (tmp_path / "page").glob("*.png")} == names
 

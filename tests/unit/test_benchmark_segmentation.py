@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield lambda name: __import__(name)
-    for name in ("segmentation", "label_efficiency", "tables"):
+    for name in ("segmentation", "label_efficiency", "few_labels", "tables"):
         sys.modules.pop(name, None)
 
 
@@ -76,9 +76,9 @@ def job(efficiency, **changes):
 
 def test_runs_that_are_there_are_known_again(efficiency, tmp_path):
     path = tmp_path / "runs.csv"
-    efficiency._append(path, job(efficiency), {"dice": 0.5, "hd95_mm": 2.0})
-    efficiency._append(path, job(efficiency, seed=1), {"dice": 0.25, "hd95_mm": 4.0})
-    found = efficiency._read(path)
+    efficiency.append_row(path, job(efficiency)._asdict(), {"dice": 0.5, "hd95_mm": 2.0})
+    efficiency.append_row(path, job(efficiency, seed=1)._asdict(), {"dice": 0.25, "hd95_mm": 4.0})
+    found = efficiency.read_rows(path, efficiency.Job._fields)
     assert job(efficiency).key() in found
     assert [float(row["dice"]) for row in found.values()] == [0.5, 0.25]
     for change in ({"steps": 6}, {"weights": "0a1b2c3d"}, {"head_lr": 1e-3}, {"labelled": 2}):
@@ -96,29 +96,12 @@ def test_scores_are_compared_seed_by_seed(efficiency):
     assert scratch.endswith("|  |  |")
 
 
-def test_joints_of_fewer_labels_are_among_those_of_more(efficiency):
-    data = efficiency.Data([{"patient": str(number)} for number in range(8)], [])
-    eight = data.labelled(8, seed=3)
-    assert data.labelled(2, seed=3) == eight[:2]
-    assert sorted(item["patient"] for item in eight) == [str(number) for number in range(8)]
-    assert data.labelled(8, seed=4) != eight
-
-
-def test_the_rate_warms_up_and_falls_to_zero(efficiency):
-    rates = [efficiency._rate(step / 100) for step in range(101)]
-    assert rates[0] < 0.11
-    assert max(rates) == rates[10] == 1.0
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0, abs=1e-9)
-
-
 @pytest.mark.parametrize("name", ["pretrained", "scratch", "vit", "swin_unetr"])
 @torch.inference_mode()
 def test_every_method_takes_the_demos_crops(efficiency, name):
     size = efficiency.SIZES["demo"]
-    network = efficiency.METHODS[name].make(size).eval()
-    assert network(torch.zeros(1, 1, *3 * [size.img_size])).shape == (1, 3, *3 * [size.img_size])
+    network, shape = efficiency.METHODS[name].make(size).eval(), 3 * [size.crops.img_size]
+    assert network(torch.zeros(1, 1, *shape)).shape == (1, 3, *shape)
 
 
 def test_a_method_without_its_encoder_is_refused(efficiency, tmp_path):

@@ -126,6 +126,17 @@ def test_flat_predictions_have_no_correlation_and_flat_truth_is_not_looked_at() 
     assert float(StructureCorrelation(PATCH)(prediction, target)) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_samples_count_alike_however_many_of_their_subpatches_do_and_not_without_any() -> None:
+    prediction, target = sample(batch=3)
+    target["image"][0, :, PATCH:, :PATCH] *= 0.1  # half of what was hidden is flat
+    target["image"][1] = 0.0
+    alone = [
+        float(StructureCorrelation(PATCH)({k: v[n : n + 1] for k, v in prediction.items()}, {"image": image[None]}))
+        for n, image in enumerate(target["image"])
+    ]
+    assert float(StructureCorrelation(PATCH)(prediction, target)) == pytest.approx((alone[0] + alone[2]) / 2, abs=1e-6)
+
+
 def test_correlation_of_a_volume_without_structure_is_zero() -> None:
     prediction, target = sample()
     target["image"] = torch.zeros_like(target["image"])
@@ -148,18 +159,15 @@ def test_bone_that_is_not_there_counts_with_the_limit() -> None:
     assert float(BoneSurfaceError(PATCH, 0.5, limit_mm=2.5)({**prediction, "reconstruction": bone(8)}, target)) == 0.0
 
 
-def test_samples_without_bone_are_left_out_of_the_surface_error() -> None:
+def test_a_sample_without_bone_counts_nothing_unless_some_is_invented() -> None:
     empty = torch.full((1, 1, EDGE, EDGE, EDGE), AIR)
-    both = {"image": torch.cat([bone(10), empty])}
-    guess = {
-        "reconstruction": torch.cat([bone(12), empty]),
-        "masked": torch.ones(2, NUM_TOKENS, dtype=torch.bool),
-    }
-    measure = BoneSurfaceError(PATCH, 0.5)
-    alone = measure({name: value[:1] for name, value in guess.items()}, {"image": both["image"][:1]})
-    assert float(alone) > 0
-    assert measure(guess, both).equal(alone)
-    assert float(measure({**guess, "reconstruction": both["image"] * 0 + AIR}, {"image": both["image"] * 0 + AIR})) == 0
+    masked = torch.ones(2, NUM_TOKENS, dtype=torch.bool)
+    target = {"image": torch.cat([bone(10), empty])}
+    measure = BoneSurfaceError(PATCH, 0.5, limit_mm=2.5)
+    right = {"reconstruction": torch.cat([bone(12), empty]), "masked": masked}
+    assert float(measure(right, target)) == pytest.approx((1.0 + 0.0) / 2)
+    invented = {"reconstruction": torch.cat([bone(12), bone(3)]), "masked": masked}
+    assert float(measure(invented, target)) == pytest.approx((1.0 + 2.5) / 2)
 
 
 def test_batches_are_means_of_their_samples() -> None:
@@ -168,7 +176,7 @@ def test_batches_are_means_of_their_samples() -> None:
         ({name: value[n : n + 1] for name, value in prediction.items()}, {"image": target["image"][n : n + 1]})
         for n in range(2)
     ]
-    for measure in (ComposedSSIM(PATCH), BoneSurfaceError(PATCH, 0.5)):
+    for measure in (ComposedSSIM(PATCH), StructureCorrelation(PATCH), BoneSurfaceError(PATCH, 0.5)):
         parts = [float(measure(*one)) for one in ones]
         assert float(measure(prediction, target)) == pytest.approx(math.fsum(parts) / 2, abs=1e-6)
 
