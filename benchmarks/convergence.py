@@ -62,7 +62,6 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("tune", "train", "ablate", "transfer", "seconds", "page")
 SAMPLES_PER_EPOCH, ROUNDS = 200, 5
 LOSS = Metric("val_mean_loss", "held-out loss", False, float("nan"))
-MAIN = METRICS[0].key
 GOALS = [
     ("l2", "epochs", 5.8),
     ("lion_lars", "epochs", 15.0),
@@ -264,7 +263,8 @@ def _masked_mse(runs: Path) -> Callable[[Job], float]:
 
 def _shown(jobs: Sequence[Job], runs: Path, dataset_dir: Path) -> dict[str, Job]:
     """The first seed's runs of the longest horizon that all arms have, by label."""
-    ended = [job for job in jobs if job.seed == jobs[0].seed and is_complete(runs / job.name, job, dataset_dir)]
+    first = min((job.seed for job in jobs), default=0)
+    ended = [job for job in jobs if job.seed == first and is_complete(runs / job.name, job, dataset_dir)]
     horizons = [{job.epochs for job in ended if job.arm == arm} for arm in dict.fromkeys(job.arm for job in ended)]
     longest = max(set.intersection(*horizons), default=0) if horizons else 0
     return {ARMS[job.arm].label: job for job in ended if job.epochs == longest}

@@ -1,6 +1,5 @@
 """The arms of the convergence benchmark, and the benchmark as a whole on networks that train in seconds."""
 
-import importlib
 import itertools
 import json
 import sys
@@ -11,19 +10,14 @@ import pytest
 from bertswin_ext.data import load_datalist
 from bertswin_ext.runs import config_problems, known_ids
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = {"hidden_size": 24, "num_layers": 2, "num_heads": 2, "steps_per_epoch": 2, "patch_size": 16, "window_size": 2}
 TINY_DECODER = {"decoder_hidden_size": 24, "decoder_mlp_dim": 24, "decoder_num_layers": 1, "decoder_num_heads": 2}
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
-    yield importlib.import_module("convergence")
-    for name in set(sys.modules) - before:
-        if name in ("convergence", "few_labels", "tables") or name.split(".")[0] == "fidelity":
-            del sys.modules[name]
+def benchmark(imported):
+    return imported("convergence")
 
 
 @pytest.fixture

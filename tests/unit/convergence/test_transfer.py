@@ -1,9 +1,7 @@
 """Fine-tuning the encoders of the convergence benchmark with few labels."""
 
-import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,13 +18,8 @@ DECODER = {"decoder_hidden_size": 24, "decoder_mlp_dim": 24, "decoder_num_layers
 
 
 @pytest.fixture
-def transfer(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
-    yield importlib.import_module("fidelity.transfer")
-    for name in set(sys.modules) - before:
-        if name in ("few_labels", "tables") or name.split(".")[0] == "fidelity":
-            del sys.modules[name]
+def transfer(module):
+    return module("transfer")
 
 
 @pytest.fixture(scope="module")
