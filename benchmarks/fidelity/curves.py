@@ -135,7 +135,7 @@ _HEAD = ("arm", "seed", "epochs", "samples_per_epoch", "epoch")
 
 
 def write_runs(path: Path, runs: Sequence[Run], metrics: Sequence[Metric]) -> None:
-    """All points of all runs, one in a line, so that page and pictures can be made again without the runs."""
+    """All points of all runs, one in a line, for whoever wants to draw other curves."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*_HEAD, *(metric.key for metric in metrics)])
