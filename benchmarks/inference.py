@@ -55,7 +55,8 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
-from segmentation import GIGABYTE, in_own_process
+from processes import in_own_process
+from segmentation import GIGABYTE
 from tables import spread, table
 
 from bertswin_ext.data import VolumeReader

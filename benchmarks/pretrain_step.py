@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import fire
+from processes import in_own_process
 from step.arms import SIZES, arm_names, eager_name
 from step.facts import GIGA, deviation, look_at
 from step.page import write_page
 from step.rows import Row, read_rows, replace_rows
-from step.setting import Setting, in_own_process, machine
+from step.setting import Setting, machine
 from step.turns import ceiling, measure
+
+# importing takes longer than a step of the demo
+in_fork = partial(in_own_process, preload=["pretrain_step"])
 
 DTYPES = ("float32", "bfloat16")
 TOLERANCE = 1e-4
@@ -94,12 +99,12 @@ def take_turns(size: str, keys: list[Key], rounds: int, batch_size: int, setting
     facts = all_facts(size, keys, batch_size, setting)
     rows: list[Row] = []
     for number in range(rounds):
-        ceilings = {dtype: in_own_process(ceiling, setting._replace(dtype=dtype)) for dtype in {key[1] for key in keys}}
+        ceilings = {dtype: in_fork(ceiling, setting._replace(dtype=dtype)) for dtype in {key[1] for key in keys}}
         first = number % len(keys)
         for name, dtype in (key for key in keys[first:] + keys[:first] if key in facts):
             _tell(f"{size}, round {number + 1} of {rounds}: {name}, {dtype}")
             fact = facts[name, dtype]
-            seconds = in_own_process(measure, name, size, fact["batch"], setting._replace(dtype=dtype))
+            seconds = in_fork(measure, name, size, fact["batch"], setting._replace(dtype=dtype))
             if seconds is None:
                 _tell("did not fit")
                 continue
@@ -111,7 +116,7 @@ def take_turns(size: str, keys: list[Key], rounds: int, batch_size: int, setting
 def checked_deviation(size: str, setting: Setting) -> float:
     """How far the two BertsWin are apart; nothing is timed if that is too much."""
     _tell(f"{size}: do the two BertsWin agree?")
-    found = [in_own_process(deviation, size, False, setting), in_own_process(deviation, "demo", True, setting)]
+    found = [in_fork(deviation, size, False, setting), in_fork(deviation, "demo", True, setting)]
     if None in found:
         sys.exit(f"Comparing the two BertsWin at {size} takes more than --memory_gb {setting.memory_gb}.")
     if not max(found) <= TOLERANCE:
@@ -127,7 +132,7 @@ def all_facts(size: str, keys: list[Key], batch_size: int, setting: Setting) -> 
         # a compiled network takes the batch of the eager one: it is slow to build for one after the other
         eager = found.get((eager_name(name), dtype))
         batch = eager["batch"] if eager else batch_size
-        fact = in_own_process(look_at, name, size, batch, setting._replace(dtype=dtype))
+        fact = in_fork(look_at, name, size, batch, setting._replace(dtype=dtype))
         if fact is None:
             _tell("did not fit")
         else:

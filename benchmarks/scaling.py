@@ -59,7 +59,7 @@ from growth.points import (
     points,
     read_rows,
 )
-from segmentation import in_own_process
+from processes import in_own_process
 
 from bertswin_ext.optimizers import GradientConductor, LionLARS
 

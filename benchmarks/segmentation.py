@@ -23,15 +23,12 @@ One thread and its own CPU time by default: that can be repeated on a machine th
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +40,7 @@ import monai
 import torch
 from monai.losses import DiceCELoss
 from monai.networks.nets import SwinUNETR
+from processes import in_own_process
 from tables import spread, table
 
 from bertswin_ext.inferers import sliding_window
@@ -138,19 +136,6 @@ def take_turns(crops: Sequence[int], rounds: int, setting: Setting) -> Costs:
                 else:
                     costs[key].append(cost)
     return costs
-
-
-def in_own_process(call: Callable[..., Cost], *args: object) -> Cost | None:
-    """The result of a call in a fresh process; None if it did not get the memory."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(call, *args).result()
-        except (MemoryError, BrokenProcessPool, torch.OutOfMemoryError):
-            return None
-        except RuntimeError as error:
-            if "memory" not in str(error):
-                raise
-            return None
 
 
 def measure(task: str, crop: int, name: str, setting: Setting) -> Cost:

@@ -53,9 +53,15 @@ def is_complete(folder: Path, job: Job, dataset_dir: Path) -> bool:
     if not report.exists():
         return False
     found = json.loads(report.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(parser_of(job.files, job.overrides).config))
     same_data = found["data"]["sha256"] == _sha256(str(dataset_dir))
-    return found["status"] == "completed" and same_data and _agrees(found["config"], wanted, _FREE)
+    return found["status"] == "completed" and same_data and _agrees(found["config"], _configuration(job), _FREE)
+
+
+@cache
+def _configuration(job: Job) -> dict[str, Any]:
+    """What a run of a job reports as its configuration."""
+    configuration: dict[str, Any] = json.loads(json.dumps(parser_of(job.files, job.overrides).config))
+    return configuration
 
 
 @cache

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,24 +33,6 @@ class Setting(NamedTuple):
         """Autocast, where another type than float32 is asked for."""
         dtype = getattr(torch, self.dtype)
         return nullcontext() if dtype == torch.float32 else torch.autocast(self.device, dtype)
-
-
-def in_own_process(call: Callable[..., Any], *args: object) -> Any:
-    """The result of a call in a fresh process; None if it did not get the memory.
-
-    Processes are forked from one that has done nothing but import: that takes longer than a step of the demo.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pretrain_step"])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return pool.submit(call, *args).result()
-        except (MemoryError, BrokenProcessPool, torch.OutOfMemoryError):
-            return None
-        except RuntimeError as error:
-            if "memory" not in str(error):
-                raise
-            return None
 
 
 def prepare(setting: Setting) -> None:

@@ -1,9 +1,6 @@
 """Segmentation from few labels, as the benchmarks train and measure it."""
 
-import importlib
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +8,10 @@ from torch import nn
 
 from bertswin_ext.data import write_phantoms
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def few_labels(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("few_labels")
-    sys.modules.pop("few_labels", None)
+def few_labels(imported):
+    return imported("few_labels")
 
 
 def test_joints_of_fewer_labels_are_among_those_of_more(few_labels):

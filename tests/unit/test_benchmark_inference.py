@@ -1,22 +1,12 @@
 """What can be said of the benchmark of whole scans without running it for minutes."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import inference
-
-    yield inference
-    for name in ("inference", "segmentation", "tables"):
-        sys.modules.pop(name, None)
+def benchmark(imported):
+    return imported("inference")
 
 
 @pytest.fixture

@@ -1,22 +1,12 @@
 """What can be said of the scaling benchmark without running it for minutes."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("scaling", "growth", "growth.page", "growth.points", "growth.text", "segmentation", "tables")
-
 
 @pytest.fixture
-def module(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def module(imported):
+    return imported
 
 
 @pytest.fixture

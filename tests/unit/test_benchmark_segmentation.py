@@ -1,20 +1,12 @@
 """What can be said of the segmentation benchmarks without running them for minutes."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield lambda name: __import__(name)
-    for name in ("segmentation", "label_efficiency", "few_labels", "tables"):
-        sys.modules.pop(name, None)
+def benchmark(imported):
+    return imported
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What can be said of the benchmarks without running them for minutes."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,8 @@ BUNDLE = ROOT / "bundles" / "pretrain"
 
 
 @pytest.fixture
-def quality(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import quality
-
-    yield quality
-    for name in ("quality", "tables"):
-        sys.modules.pop(name)
+def quality(imported):
+    return imported("quality")
 
 
 def test_every_method_of_the_quality_benchmark_is_a_valid_configuration(quality):
@@ -56,11 +50,7 @@ def test_a_run_of_another_recipe_does_not_count(quality, tmp_path):
     assert not quality.is_complete(report, {"epochs": 10})
 
 
-def test_the_step_benchmark_can_be_imported(monkeypatch):
+def test_the_step_benchmark_can_be_imported(imported):
     pytest.importorskip("torchjd", reason="torchjd is not installed: pip install bertswin-ext[mtl]")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import methods
-
+    methods = imported("methods")
     assert issubclass(methods.Conducted, methods.Method)
-    for name in ("methods", "tables"):
-        sys.modules.pop(name, None)

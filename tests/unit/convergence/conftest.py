@@ -1,23 +1,6 @@
-"""The convergence benchmark's modules, which lie outside of the package."""
-
-import importlib
-import sys
-from pathlib import Path
+"""Modules of the convergence benchmark, and metrics of invented trainings."""
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-
-
-@pytest.fixture
-def imported(monkeypatch):
-    """Import by name; nothing of it is left behind."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("convergence", "few_labels", "fidelity", "tables"):
-            del sys.modules[name]
 
 
 @pytest.fixture
